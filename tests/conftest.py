@@ -1,0 +1,19 @@
+"""Shared by all tests: a seeded hypothesis profile, and where the measurement data lies, if it is there."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("seeded")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real weights, tokenizers and text; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the measurement data at {SHARED}")
+    return SHARED

@@ -1,0 +1,1 @@
+"""Weight formats (`formats`), and packing whole model folders into them (`quantize`)."""

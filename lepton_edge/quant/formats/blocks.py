@@ -1,0 +1,96 @@
+"""The geometry that q4 and q8 share: 16 rows interleaved, groups of 32 columns that share a scale.
+
+A matrix [N, K] is padded with zero weights to ceil(N/16) row blocks and ceil(K/32) groups. A row block is one record:
+
+    codes of group 0, 1, …   16 rows x 32 columns each, as 32-bit lanes: lane (c, r) at c*16 + r, r = row of the block
+    scales of group 0, 1, …  16 float16 each, one per row
+    zeros                    up to a multiple of 64 bytes
+
+A format says how many lanes a row's 32 columns take, and what the bytes of a lane mean. A weight is code * scale.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.quant.formats.base import Format
+
+__all__ = ["GROUP", "ROWS", "BlockFormat"]
+
+ROWS = 16
+GROUP = 32
+RECORD_ALIGNMENT = 64
+CHUNK = 1 << 16  # weights worked on at a time: three float32 arrays of that size stay in a level-2 cache
+
+
+class BlockFormat(Format):
+    """A format in row blocks; a subclass says how a group of 32 weights becomes `lanes` uint32 and a scale."""
+
+    packed, dtype, block_rows = True, "U8", ROWS
+    lanes: int
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        return -(-rows // ROWS) * self.record_bytes(columns)
+
+    def record_bytes(self, columns: int) -> int:
+        """Bytes of one row block of a matrix with that many columns."""
+        group_bytes = ROWS * (4 * self.lanes + 2)
+        return -(-(-(-columns // GROUP) * group_bytes) // RECORD_ALIGNMENT) * RECORD_ALIGNMENT
+
+    @abstractmethod
+    def encode(self, w: NDArray[np.float32]) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
+        """float32 [n, 32] -> lanes uint32 [n, lanes] and scales float16 [n]; a scale may be infinite or NaN."""
+
+    @abstractmethod
+    def decode(self, lanes: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """uint32 [n, lanes] -> codes as float32 [n, 32], before scaling."""
+
+    def views(
+        self, data: NDArray[np.uint8], rows: int, columns: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
+        """Views of packed bytes: lanes uint32 [blocks, groups, lanes, 16] and scales float16 [blocks, groups, 16]."""
+        blocks, groups = -(-rows // ROWS), -(-columns // GROUP)
+        records = data.reshape(blocks, self.record_bytes(columns))
+        codes_end = groups * ROWS * 4 * self.lanes
+        lanes = records[:, :codes_end].view(np.uint32).reshape(blocks, groups, self.lanes, ROWS)
+        scales = records[:, codes_end : codes_end + groups * ROWS * 2].view(np.float16).reshape(blocks, groups, ROWS)
+        return lanes, scales
+
+    def _chunk_blocks(self, columns: int) -> int:
+        return max(1, CHUNK // (ROWS * max(columns, GROUP)))
+
+    def _pack(self, w: NDArray[np.float32]) -> NDArray[np.uint8]:
+        rows, columns = w.shape
+        data = np.zeros(self.nbytes(rows, columns), np.uint8)
+        lanes, scales = self.views(data, rows, columns)
+        groups, step = lanes.shape[1], self._chunk_blocks(columns)
+        for start in range(0, len(lanes), step):
+            part = _padded(w[start * ROWS : (start + step) * ROWS])
+            codes, scale = self.encode(part.reshape(-1, GROUP))
+            if not np.isfinite(scale).all():
+                raise self._refuse()
+            blocks = len(part) // ROWS
+            # [block, row, group, lane] -> [block, group, lane, row]
+            lanes[start : start + step] = codes.reshape(blocks, ROWS, groups, self.lanes).transpose(0, 2, 3, 1)
+            scales[start : start + step] = scale.reshape(blocks, ROWS, groups).transpose(0, 2, 1)
+        return data
+
+    def _unpack(self, data: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
+        out = np.empty((rows, columns), np.float32)
+        lanes, scales = self.views(data, rows, columns)
+        step = self._chunk_blocks(columns)
+        for start in range(0, len(lanes), step):
+            part = np.ascontiguousarray(lanes[start : start + step].transpose(0, 3, 1, 2))
+            scale = scales[start : start + step].transpose(0, 2, 1).astype(np.float32, order="C")
+            weights = self.decode(part.reshape(-1, self.lanes))
+            weights *= scale.reshape(-1, 1)
+            target = out[start * ROWS : (start + step) * ROWS]
+            target[:] = weights.reshape(part.shape[0] * ROWS, -1)[: len(target), :columns]
+        return out
+
+
+def _padded(w: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[n, K] with zeros added so that n is a multiple of 16 and K of 32; `w` itself when they are already."""
+    rows, columns = -w.shape[0] % ROWS, -w.shape[1] % GROUP
+    return np.pad(w, ((0, rows), (0, columns))) if rows or columns else w

@@ -1,0 +1,104 @@
+"""Typed access to the fields of a config.json: every value is checked before anything is computed from it."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError, UnsupportedModelError
+
+__all__ = ["Fields"]
+
+ADVICE = "compare the file with the original model's"
+
+
+class Fields:
+    """The fields of one JSON object. A field that is null counts as absent, as it does in transformers.
+
+    A reader with a `default` returns it for an absent field; without one, an absent field is a ConfigError.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+        """`where` is the file's path and `prefix` the way to this object inside it (`rope_scaling.`)."""
+        self._values = values
+        self._where = where
+        self._prefix = prefix
+
+    def has(self, name: str) -> bool:
+        """Whether the field is present and not null."""
+        return self._values.get(name) is not None
+
+    def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        """A whole number in low..high (both included)."""
+        value = self._present(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.error(name, f"a whole number from {low} to {high}")
+        return value
+
+    def integer_or_null(self, name: str, low: int, high: int, default: int) -> int | None:
+        """A whole number in low..high, or None where null is written; only an absent field gives the default."""
+        if name in self._values and self._values[name] is None:
+            return None
+        return self.integer(name, low, high, default)
+
+    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
+        """A finite number in low..high (both included); whole numbers count."""
+        value = self._present(name, default)
+        # The comparison comes before float(), which a huge whole number would overflow; NaN fails it as well.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise self.error(name, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._present(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._present(name, default)
+        if not isinstance(value, str):
+            raise self.error(name, "a string")
+        return value
+
+    def texts(self, name: str, length: int | None = None) -> list[str]:
+        """A list of strings, not empty; of `length` entries where that is given."""
+        value = self._present(name, None)
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise self.error(name, "a list of strings, not empty")
+        if length is not None and len(value) != length:
+            raise self.error(name, f"{length} entries, not {len(value)}")
+        return value
+
+    def child(self, name: str) -> "Fields":
+        """The JSON object in the field; an empty one when it is absent."""
+        value = self._values.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise self.error(name, "an object or null")
+        return Fields(value or {}, self._where, f"{self._prefix}{name}.")
+
+    def is_empty(self) -> bool:
+        """Whether the object has no fields at all."""
+        return not self._values
+
+    def error(self, name: str, expected: str) -> ConfigError:
+        """The error for a field whose value is wrong (to be raised by the caller)."""
+        value = f"is {reprlib.repr(self._values[name])}" if name in self._values else "is missing"
+        return ConfigError(f"{self._where}: {self._prefix}{name} {value}; expected {expected}; {ADVICE}")
+
+    def unsupported(self, name: str, supported: str) -> UnsupportedModelError:
+        """The error for a field that asks for what lepton_edge does not have (to be raised by the caller)."""
+        value = reprlib.repr(self._values.get(name))
+        return UnsupportedModelError(
+            f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; "
+            "use a model without it"
+        )
+
+    def _present(self, name: str, default: Any) -> Any:
+        value = self._values.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.error(name, "a value")
+        return value

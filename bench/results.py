@@ -1,0 +1,97 @@
+"""One measured speed, and the JSON-lines files that keep them: bench/results/DATE-HOST.jsonl."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+__all__ = ["FOLDER", "Result", "ResultsError", "append", "newest", "read", "speedup"]
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+class ResultsError(Exception):
+    """A results file is absent or is not what `bench.e2e` writes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one engine did in one test: a sample of tokens per second from each round."""
+
+    run: str  # when the run began, UTC, ISO 8601: the same in every result of a run
+    host: str
+    cpu: str
+    cores: int
+    system: str
+    engine: str
+    version: str
+    commit: str  # of this repository, with '-dirty' when the tree had changes
+    command: str
+    shape: str
+    format: str
+    threads: int
+    test: str
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def low(self) -> float:
+        return min(self.samples)
+
+    @property
+    def high(self) -> float:
+        return max(self.samples)
+
+    @property
+    def case(self) -> tuple[str, str, int, str]:
+        """What was measured, whichever engine did it."""
+        return self.shape, self.format, self.threads, self.test
+
+    def line(self) -> str:
+        """The result as one line of JSON; the figures derived from the samples are there for people and plots."""
+        derived = {"unit": "tok/s", "median": self.median, "min": self.low, "max": self.high}
+        return json.dumps({**asdict(self), **derived})
+
+
+def append(path: Path, results: Iterable[Result]) -> None:
+    """Adds results to a file; makes the file and its folder when they do not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(result.line() + "\n" for result in results)
+
+
+def read(path: Path) -> list[Result]:
+    """Every result in a file, in the order of writing. Raises ResultsError naming the file and the line."""
+    results = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            samples = tuple(float(value) for value in row["samples"])
+            values = {field.name: row[field.name] for field in fields(Result)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultsError(f"{path}, line {number}: not a result of bench.e2e ({error!r})") from error
+        if not samples or not all(0 < value < float("inf") for value in samples):
+            raise ResultsError(f"{path}, line {number}: samples must be positive speeds, got {row['samples']}")
+        results.append(Result(**{**values, "samples": samples}))
+    return results
+
+
+def newest(folder: Path = FOLDER) -> tuple[Path, list[Result]]:
+    """The newest run in a folder of results files, and the file it is in. Raises ResultsError when there is none."""
+    runs = [(result.run, path) for path in sorted(folder.glob("*.jsonl")) for result in read(path)]
+    if not runs:
+        raise ResultsError(f"{folder}: no results; make some with python -m bench.e2e")
+    run, path = max(runs)
+    return path, [result for result in read(path) if result.run == run]
+
+
+def speedup(result: Result, results: Iterable[Result], engine: str = "lepton_edge") -> float | None:
+    """How many times faster `engine` was than `result` in the same case, by medians; None when it was not measured."""
+    for other in results:
+        if other.engine == engine and other.case == result.case:
+            return other.median / result.median
+    return None

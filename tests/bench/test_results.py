@@ -1,0 +1,66 @@
+"""Results survive their file, the newest run is found, and a damaged file is refused by name and line."""
+
+import json
+
+import pytest
+
+from bench.results import Result, ResultsError, append, newest, read, speedup
+
+
+def result(engine="lepton_edge", run="2026-11-23T08:00:00+00:00", test="tg64", samples=(3.0, 1.0, 2.0)):
+    facts = dict(run=run, host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234", version="1", command="x")
+    return Result(**facts, engine=engine, shape="smollm2-135m", format="q4", threads=2, test=test, samples=samples)
+
+
+def test_median_and_spread():
+    assert (result().median, result().low, result().high) == (2.0, 1.0, 3.0)
+    assert result(samples=(1.0, 4.0)).median == 2.5
+
+
+def test_written_results_read_back(tmp_path):
+    path = tmp_path / "results" / "2026-11-23-vm.jsonl"
+    append(path, [result()])
+    append(path, [result("llama.cpp"), result(test="pp256")])
+    assert read(path) == [result(), result("llama.cpp"), result(test="pp256")]
+    row = json.loads(path.read_text().splitlines()[0])
+    assert (row["median"], row["min"], row["max"], row["unit"]) == (2.0, 1.0, 3.0, "tok/s")
+
+
+def test_newest_is_the_last_run_whatever_the_file_is_called(tmp_path):
+    old, new = "2026-11-23T08:00:00+00:00", "2026-11-23T09:30:00+00:00"
+    append(tmp_path / "2026-11-23-a.jsonl", [result(run=old), result(run=new), result("llama.cpp", run=new)])
+    append(tmp_path / "2026-11-23-b.jsonl", [result(run=old)])
+    path, results = newest(tmp_path)
+    assert path.name == "2026-11-23-a.jsonl"
+    assert results == [result(run=new), result("llama.cpp", run=new)]
+
+
+def test_no_results_says_how_to_make_some(tmp_path):
+    with pytest.raises(ResultsError, match=r"python -m bench\.e2e"):
+        newest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"samples": []}, {"samples": [0]}, {"samples": [float("nan")]}, {"samples": None}, {"samples": ["fast"]}],
+)
+def test_bad_samples_are_refused(tmp_path, change):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(result().line() + "\n" + json.dumps({**json.loads(result().line()), **change}) + "\n")
+    with pytest.raises(ResultsError, match=r"bad\.jsonl, line 2"):
+        read(path)
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"samples": [1]}'])
+def test_lines_that_are_no_results_are_refused(tmp_path, line):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ResultsError, match=r"bad\.jsonl, line 1"):
+        read(path)
+
+
+def test_speedup_compares_medians_of_the_same_case():
+    ours, other_test = result(samples=(6.0,)), result(test="pp256", samples=(50.0,))
+    peer = result("llama.cpp", samples=(4.0,))
+    assert speedup(peer, [other_test, ours, peer]) == 1.5
+    assert speedup(peer, [other_test, peer]) is None

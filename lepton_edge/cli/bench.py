@@ -1,0 +1,195 @@
+"""Measure prompt and generation speed.
+
+The tests are llama-bench's: ppN feeds one prompt of N random tokens, tgN makes N single steps; neither samples.
+With -d the cache already holds that many tokens ("@ dN").
+"""
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from lepton_edge.cli.options import add_engine_options, count
+from lepton_edge.cli.output import size
+from lepton_edge.cli.shapes import SHAPES
+from lepton_edge.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lepton_edge.runtime import Engine
+
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row; -o json prints these fields. `bandwidth_share` is of tg only: weight bytes read / bandwidth."""
+
+    model: str
+    format: str
+    threads: int
+    isa: str
+    test: str
+    n: int
+    tok_s_mean: float
+    tok_s_stdev: float
+    samples: list[float]
+    bandwidth_gb_s: float
+    bandwidth_share: float | None
+    weight_bytes: int
+    cpu: str
+    version: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """llama-bench's flags."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-m", "--model", metavar="MODEL", help="a model folder, or an embedded model (default: stories)")
+    which.add_argument("--shape", choices=SHAPES, help="random weights of this shape, made in memory")
+    add_engine_options(parser)
+    parser.add_argument("-p", "--n-prompt", type=count, default=256, metavar="N", help="prompt tokens; 0: no test")
+    parser.add_argument("-n", "--n-gen", type=count, default=64, metavar="N", help="steps; 0: no test")
+    parser.add_argument("-d", "--n-depth", type=count, default=0, metavar="N", help="tokens in the cache before")
+    parser.add_argument("-r", "--repetitions", type=count, default=5, metavar="N", help="samples of each test")
+    parser.add_argument("-o", "--output", choices=("md", "json", "csv"), default="md")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures each test and prints the rows."""
+    if arguments.repetitions == 0 or arguments.n_prompt + arguments.n_gen == 0:
+        raise RequestError("-r, -p, -n: nothing to measure; expected -r of 1 or more, and -p or -n above 0")
+    results = _measure(arguments)
+    print({"md": _markdown, "json": _json, "csv": _csv}[arguments.output](results))
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> list[Result]:
+    from lepton_edge.cli.bandwidth import read_bandwidth
+    from lepton_edge.cli.cpu import cpu_name
+    from lepton_edge.version import __version__
+
+    name = arguments.shape or arguments.model or "stories"
+    engine = _engine(arguments)
+    try:
+        bandwidth = read_bandwidth(engine.threads)
+        depth = arguments.n_depth
+        results = []
+        for kind, n in (("pp", arguments.n_prompt), ("tg", arguments.n_gen)):
+            if n == 0:
+                continue
+            samples = _samples(
+                engine, n, depth, chunk=engine.max_batch if kind == "pp" else 1, repeat=arguments.repetitions
+            )
+            mean = statistics.fmean(samples)
+            results.append(
+                Result(
+                    model=name,
+                    format=engine.format,
+                    threads=engine.threads,
+                    isa=engine.isa,
+                    test=f"{kind}{n}" + (f" @ d{depth}" if depth else ""),
+                    n=n,
+                    tok_s_mean=round(mean, 2),
+                    tok_s_stdev=round(statistics.stdev(samples), 2) if len(samples) > 1 else 0.0,
+                    samples=[round(sample, 2) for sample in samples],
+                    bandwidth_gb_s=round(bandwidth / 1e9, 2),
+                    bandwidth_share=round(mean * engine.weight_bytes / bandwidth, 4) if kind == "tg" else None,
+                    weight_bytes=engine.weight_bytes,
+                    cpu=cpu_name(),
+                    version=__version__,
+                )
+            )
+        return results
+    finally:
+        engine.close()
+
+
+def _engine(arguments: argparse.Namespace) -> "Engine":
+    """The engine on test, with room for the longest one."""
+    from lepton_edge.checkpoint.store import Checkpoint
+    from lepton_edge.models.registry import spec_from_config
+    from lepton_edge.quant.random import RandomCheckpoint
+    from lepton_edge.runtime import Engine
+
+    checkpoint: Checkpoint | RandomCheckpoint
+    if arguments.shape:
+        spec = spec_from_config(SHAPES[arguments.shape], f"--shape {arguments.shape}")
+        checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED)
+    else:
+        checkpoint = Checkpoint.open(arguments.model)
+        spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+    return Engine.load(
+        checkpoint,
+        spec,
+        format=arguments.format,
+        threads=arguments.threads,
+        isa=arguments.isa,
+        kv_dtype=None,
+        context=arguments.n_depth + max(arguments.n_prompt, arguments.n_gen),
+    )
+
+
+def _samples(engine: "Engine", n: int, depth: int, chunk: int, repeat: int) -> list[float]:
+    """Tokens a second of `repeat` runs over n random tokens, `chunk` at a time, after one run that warms up."""
+    import numpy as np
+
+    tokens = np.random.default_rng(SEED).integers(0, engine.vocab, depth + n, dtype=np.int32)
+    slot = engine.open()
+    try:
+        _feed(engine, slot, tokens[:depth], 0, engine.max_batch)
+        samples = []
+        for _ in range(repeat + 1):
+            engine.truncate(slot, depth)
+            started = time.perf_counter()
+            _feed(engine, slot, tokens[depth:], depth, chunk)
+            samples.append(n / (time.perf_counter() - started))
+        return samples[1:]
+    finally:
+        engine.close_slot(slot)
+
+
+def _feed(engine: "Engine", slot: int, tokens: "np.ndarray", start: int, chunk: int) -> None:
+    """Runs tokens int32 [T] at positions start… through the engine; logits of each chunk's last token only."""
+    import numpy as np
+
+    for at in range(0, len(tokens), chunk):
+        part = tokens[at : at + chunk]
+        positions = np.arange(start + at, start + at + len(part), dtype=np.int32)
+        engine.forward(part, np.full(len(part), slot, np.int32), positions, np.array([len(part) - 1], np.int32))
+
+
+def _markdown(results: list[Result]) -> str:
+    first = results[0]
+    lines = [
+        f"{first.cpu}; {first.isa}, {first.threads} threads; memory reads at {first.bandwidth_gb_s:.1f} GB/s",
+        "",
+        "| model | format | size | test | tok/s | of bandwidth |",
+        "| --- | --- | ---: | --- | ---: | ---: |",
+    ]
+    for result in results:
+        share = "" if result.bandwidth_share is None else f"{100 * result.bandwidth_share:.0f}%"
+        speed = f"{result.tok_s_mean:.2f} ± {result.tok_s_stdev:.2f}"
+        lines.append(
+            f"| {result.model} | {result.format} | {size(result.weight_bytes)} | {result.test} | {speed} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def _json(results: list[Result]) -> str:
+    return json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
+
+
+def _csv(results: list[Result]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(Result) if field.name != "samples"]
+    writer.writerow(names)
+    for result in results:
+        row = asdict(result)
+        writer.writerow(["" if row[name] is None else row[name] for name in names])
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,115 @@
+"""Continue a text.
+
+The prompt and its continuation are written to stdout as they come, so that a story reads as one.
+"""
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from lepton_edge.cli.options import add_engine_options, count
+from lepton_edge.errors import RequestError
+
+if TYPE_CHECKING:
+    from lepton_edge.api import Model
+
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options; llama.cpp's short flags where it has them."""
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; '-' reads it from stdin")
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", help="a model folder, or an embedded model (default: stories)"
+    )
+    parser.add_argument("-n", "--max-tokens", type=count, metavar="N", help="at most N new tokens")
+    parser.add_argument("-c", "--context", type=count, metavar="N", help="positions to make room for")
+    add_engine_options(parser)
+    parser.add_argument("-s", "--seed", type=count, metavar="N", help="the same seed gives the same text")
+    parser.add_argument("--temp", dest="temperature", type=float, metavar="X", help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=count, metavar="N", help="choose among the N likeliest; 0: all")
+    parser.add_argument("--top-p", type=float, metavar="X", help="choose among the likeliest that sum to X")
+    parser.add_argument("--min-p", type=float, metavar="X", help="drop tokens less likely than X of the best")
+    parser.add_argument("--repeat-penalty", type=float, metavar="X", help="above 1 discourages repetition")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be given again")
+    parser.add_argument("--no-display-prompt", action="store_true", help="write the continuation only")
+    parser.add_argument("--json", action="store_true", help="write one JSON object when done")
+    parser.add_argument("-v", "--verbose", action="store_true", help="report speeds on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Streams the continuation, or prints it as JSON."""
+    prompt = _prompt(arguments.prompt)
+    import lepton_edge
+
+    started = time.perf_counter()
+    options = {name: getattr(arguments, name) for name in ("format", "threads", "isa", "context")}
+    with lepton_edge.load(arguments.model, **options) as model:
+        loaded = time.perf_counter() - started
+        result = _generate(model, prompt, arguments)
+    result["timings"] = {"load_s": round(loaded, 4), **result["timings"]}
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    if arguments.verbose:
+        timings = result["timings"]
+        print(
+            f"load {loaded:.2f} s; prompt {result['prompt_tokens']} tokens, {timings['prompt_tok_s']:.1f} tok/s; "
+            f"new {len(result['tokens'])} tokens, {timings['generate_tok_s']:.1f} tok/s",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dict:
+    """Runs the request, showing it as it goes unless JSON is asked for; returns what --json prints."""
+    sampling = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    show = not arguments.json
+    if show and not arguments.no_display_prompt:
+        print(prompt, end="", flush=True)
+    texts: list[str] = []
+    tokens: list[int] = []
+    reason = None
+    first = started = time.perf_counter()
+    try:
+        for piece in model.stream(prompt, **sampling):
+            if not tokens:
+                first = time.perf_counter()
+            texts.append(piece.text)
+            tokens.append(piece.token)
+            reason = piece.finish_reason
+            if show:
+                print(piece.text, end="", flush=True)
+    finally:
+        if show:
+            print(flush=True)
+    ended = time.perf_counter()
+    prompt_tokens = len(model.tokenizer.encode(prompt))
+    return {
+        "text": "".join(texts),
+        "tokens": tokens,
+        "finish_reason": reason,
+        "prompt_tokens": prompt_tokens,
+        "timings": {
+            "prompt_s": round(first - started, 4),
+            "prompt_tok_s": _rate(prompt_tokens, first - started),
+            "generate_s": round(ended - first, 4),
+            "generate_tok_s": _rate(len(tokens) - 1, ended - first),
+        },
+    }
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 2) if count > 0 and seconds > 0 else 0.0
+
+
+def _prompt(argument: str) -> str:
+    if argument == "-":
+        data, where = sys.stdin.buffer.read(), "stdin"
+    else:
+        data, where = argument.encode("utf-8", "surrogateescape"), "PROMPT"
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where}: byte {error.start} is not UTF-8; expected UTF-8 text; convert it first") from None

@@ -1,0 +1,63 @@
+"""Plain tables that fit 80 columns, readable sizes, and a progress bar."""
+
+import sys
+from collections.abc import Sequence
+
+WIDTH = 80
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> str:
+    """A table as text; the first `left` columns are aligned left, the others right.
+
+    Where a line would be longer than `width`, the first column is shortened in its middle.
+    """
+    sizes = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
+    excess = sum(sizes) + 2 * (len(sizes) - 1) - width
+    sizes[0] = max(sizes[0] - max(excess, 0), min(sizes[0], 12))
+    lines = []
+    for row in (headers, ["-" * size for size in sizes], *rows):
+        cells = [shorten(row[0], sizes[0]), *row[1:]]
+        aligned = [
+            cell.ljust(size) if i < left else cell.rjust(size)
+            for i, (cell, size) in enumerate(zip(cells, sizes, strict=True))
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    return "\n".join(lines)
+
+
+def shorten(text: str, width: int) -> str:
+    """`text`, with its middle replaced by '..' where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    head = (width - 2) // 2
+    return text[:head] + ".." + text[len(text) - (width - 2 - head) :]
+
+
+def size(count: float) -> str:
+    """A number of bytes, for people: '812 B', '1.5 KB', '723.4 MB' (powers of 1000)."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class Progress:
+    """A one-line bar on stderr; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        """Draws the bar: `done` of `total` in any unit, `label` at its right end."""
+        if not self._shown:
+            return
+        share = done / total if total else 1.0
+        bar = ("#" * round(24 * share)).ljust(24)
+        line = f"[{bar}] {100 * share:3.0f}% {shorten(label, 45)}"
+        print("\r" + line.ljust(WIDTH - 1), end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Wipes the bar."""
+        if self._shown:
+            print("\r" + " " * (WIDTH - 1) + "\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,65 @@
+"""A checkpoint of random weights, made in memory: what benchmarks run on when no file is at hand."""
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.checkpoint.store import Weight
+from lepton_edge.errors import CheckpointError
+from lepton_edge.quant.formats import get_format
+
+__all__ = ["RandomCheckpoint"]
+
+DISTINCT_ROWS = 64  # the rows of a matrix repeat after that many; packing more would only take time
+ALIGNMENT = 64  # bytes; what a packed file guarantees as well
+
+
+class RandomCheckpoint:
+    """Stands in for a `Checkpoint`: the same weights for the same shapes, format and seed.
+
+    Matrices [N, K] are normal with standard deviation 1/sqrt(K) and stored as `format`; vectors are ones (norms) or,
+    when their name ends in 'bias', zeros, and stored as f32. Every tensor has memory of its own, as in a file.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: str, seed: int = 0) -> None:
+        """Takes every tensor's name and shape. RequestError for an unknown format."""
+        self._shapes = dict(shapes)
+        self._format = get_format(format)
+        self._seed = seed
+
+    def weight(self, name: str) -> Weight:
+        """The tensor `name`, made anew on each call."""
+        if name not in self._shapes:
+            raise CheckpointError(f"random weights: no tensor {name!r}; expected one of the {len(self._shapes)} shapes")
+        shape = self._shapes[name]
+        if len(shape) == 1:
+            values = np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
+            return Weight(name, "f32", shape, values.view(np.uint8))
+        rows, columns = shape
+        # crc32, not hash(): Python salts that one anew in every process.
+        rng = np.random.default_rng((self._seed, zlib.crc32(name.encode())))
+        few = rng.standard_normal((min(rows, DISTINCT_ROWS), columns), np.float32) / np.float32(np.sqrt(columns))
+        data = _repeat(self._format.pack(few), self._format.nbytes(rows, columns))
+        return Weight(name, self._format.name, shape, data)
+
+    def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """CheckpointError unless exactly these shapes were asked for."""
+        wrong = [name for name, shape in expected.items() if self._shapes.get(name) != tuple(shape)]
+        if wrong:
+            raise CheckpointError(f"random weights: missing or of another shape: {', '.join(wrong)}")
+
+    def check_unchanged(self) -> None:
+        """Nothing can change behind these weights."""
+
+
+def _repeat(block: NDArray[np.uint8], total: int) -> NDArray[np.uint8]:
+    """uint8 [total], aligned, filled with `block` over and over; total and len(block) are whole row blocks."""
+    memory = np.empty(total + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    out = memory[start : start + total]
+    whole = total // len(block) * len(block)
+    out[:whole].reshape(-1, len(block))[:] = block
+    out[whole:] = block[: total - whole]
+    return out

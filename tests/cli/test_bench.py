@@ -1,0 +1,121 @@
+"""`lepton bench` with an engine that only writes down what it is asked to do, and takes a known time."""
+
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lepton_edge.cli import bandwidth, bench, main
+from lepton_edge.cli.shapes import SHAPES
+from lepton_edge.models.registry import spec_from_config
+
+
+class FakeEngine:
+    """One millisecond for each forward and each token in it, on a clock of its own."""
+
+    vocab, max_batch, threads, isa, format, weight_bytes = 100, 64, 2, "avx2", "q4", 5_000_000
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[int, int]] = []  # (first position, tokens)
+        self.cached = 0
+        self.open_slots = 0
+        self.closed = False
+
+    def open(self) -> int:
+        self.open_slots += 1
+        return 7
+
+    def close_slot(self, slot: int) -> None:
+        self.open_slots -= 1
+
+    def truncate(self, slot: int, length: int) -> None:
+        assert length <= self.cached
+        self.cached = length
+
+    def forward(self, tokens, slots, positions, wanted):
+        count = len(tokens)
+        assert all(array.dtype == np.int32 for array in (tokens, slots, positions, wanted))
+        assert set(slots.tolist()) == {7}
+        assert positions.tolist() == list(range(self.cached, self.cached + count))
+        assert wanted.tolist() == [count - 1]
+        assert count <= self.max_batch and 0 <= tokens.min() and tokens.max() < self.vocab
+        self.calls.append((self.cached, count))
+        self.cached += count
+        self.now += 0.001 * (1 + count)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def engine(monkeypatch) -> FakeEngine:
+    fake = FakeEngine()
+    monkeypatch.setattr(bench, "_engine", lambda arguments: fake)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: fake.now))
+    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda threads: 10e9)
+    return fake
+
+
+def rows(capsys, *arguments: str) -> list[dict]:
+    assert main(["bench", "--shape", "smollm2-135m", "-o", "json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_prompts_go_in_chunks_and_steps_singly(engine, capsys) -> None:
+    pp, tg = rows(capsys, "-p", "100", "-n", "3", "-r", "2")
+    assert engine.calls == [(0, 64), (64, 36)] * 3 + [(0, 1), (1, 1), (2, 1)] * 3
+    assert (pp["test"], pp["n"], pp["samples"]) == ("pp100", 100, [980.39, 980.39])  # 100 tokens in 102 ms
+    assert (tg["test"], tg["n"], tg["samples"]) == ("tg3", 3, [500.0, 500.0])
+    assert (tg["tok_s_mean"], tg["tok_s_stdev"]) == (500.0, 0.0)
+    assert engine.open_slots == 0 and engine.closed
+
+
+def test_the_share_of_the_bandwidth_is_of_steps_only(engine, capsys) -> None:
+    pp, tg = rows(capsys, "-p", "8", "-n", "8")
+    assert (pp["bandwidth_share"], tg["bandwidth_share"]) == (None, 0.25)  # 500 steps of 5 MB at 10 GB/s
+    assert tg["bandwidth_gb_s"] == 10.0
+    assert (tg["model"], tg["format"], tg["threads"], tg["isa"]) == ("smollm2-135m", "q4", 2, "avx2")
+
+
+def test_depth_is_filled_once_and_kept(engine, capsys) -> None:
+    (tg,) = rows(capsys, "-p", "0", "-n", "2", "-d", "70", "-r", "1")
+    assert tg["test"] == "tg2 @ d70"
+    assert engine.calls == [(0, 64), (64, 6), (70, 1), (71, 1), (70, 1), (71, 1)]
+
+
+def test_markdown_fits_80_columns(engine, capsys) -> None:
+    assert main(["bench", "--shape", "smollm2-135m", "-d", "4096"]) == 0
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert lines[-1] == "| smollm2-135m | q4 | 5.0 MB | tg64 @ d4096 | 500.00 ± 0.00 | 25% |"
+    assert max(map(len, lines[1:])) <= 80
+
+
+def test_csv(engine, capsys) -> None:
+    assert main(["bench", "--shape", "smollm2-135m", "-o", "csv"]) == 0
+    pp, tg = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (pp["test"], pp["bandwidth_share"]) == ("pp256", "")
+    assert (tg["test"], tg["tok_s_mean"], tg["weight_bytes"]) == ("tg64", "500.0", "5000000")
+
+
+@pytest.mark.parametrize("flags", [["-r", "0"], ["-p", "0", "-n", "0"]])
+def test_nothing_to_measure_is_an_error(engine, capsys, flags: list[str]) -> None:
+    assert main(["bench", *flags]) == 2
+    assert "nothing to measure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("smollm2-135m", 134_515_008), ("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400)]
+)
+def test_the_shapes_have_the_published_sizes(name: str, parameters: int) -> None:
+    spec = spec_from_config(SHAPES[name], name)
+    assert sum(int(np.prod(shape)) for shape in spec.tensors().values()) == parameters
+
+
+def test_the_read_bandwidth_is_plausible(monkeypatch) -> None:
+    monkeypatch.setattr(bandwidth, "SIZE", 32 << 20)
+    monkeypatch.setattr(bandwidth, "PASSES", 1)
+    assert 1e8 < bandwidth.read_bandwidth(2) < 1e13

@@ -27,6 +27,7 @@ class FakeEngine:
 
     def open(self) -> int:
         self.open_slots += 1
+        self.cached = 0
         return 7
 
     def close_slot(self, slot: int) -> None:

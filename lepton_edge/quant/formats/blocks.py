@@ -46,9 +46,7 @@ class BlockFormat(Format):
     def decode(self, lanes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """uint32 [n, lanes] -> codes as float32 [n, 32], before scaling."""
 
-    def views(
-        self, data: NDArray[np.uint8], rows: int, columns: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
+    def views(self, data: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
         """Views of packed bytes: lanes uint32 [blocks, groups, lanes, 16] and scales float16 [blocks, groups, 16]."""
         blocks, groups = -(-rows // ROWS), -(-columns // GROUP)
         records = data.reshape(blocks, self.record_bytes(columns))

@@ -2,28 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from .rope import RopeSpec
 
 __all__ = ["HF_MODULES", "DecoderSpec", "Names"]
 
-HF_MODULES = MappingProxyType(
-    {
-        "embed": "model.embed_tokens",
-        "attn_norm": "model.layers.{layer}.input_layernorm",
-        "q": "model.layers.{layer}.self_attn.q_proj",
-        "k": "model.layers.{layer}.self_attn.k_proj",
-        "v": "model.layers.{layer}.self_attn.v_proj",
-        "o": "model.layers.{layer}.self_attn.o_proj",
-        "ffn_norm": "model.layers.{layer}.post_attention_layernorm",
-        "gate": "model.layers.{layer}.mlp.gate_proj",
-        "up": "model.layers.{layer}.mlp.up_proj",
-        "down": "model.layers.{layer}.mlp.down_proj",
-        "final_norm": "model.norm",
-        "head": "lm_head",
-    }
-)
+HF_MODULES: Mapping[str, str] = {
+    "embed": "model.embed_tokens",
+    "attn_norm": "model.layers.{layer}.input_layernorm",
+    "q": "model.layers.{layer}.self_attn.q_proj",
+    "k": "model.layers.{layer}.self_attn.k_proj",
+    "v": "model.layers.{layer}.self_attn.v_proj",
+    "o": "model.layers.{layer}.self_attn.o_proj",
+    "ffn_norm": "model.layers.{layer}.post_attention_layernorm",
+    "gate": "model.layers.{layer}.mlp.gate_proj",
+    "up": "model.layers.{layer}.mlp.up_proj",
+    "down": "model.layers.{layer}.mlp.down_proj",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Every family as a spec and a plain float64 forward pass against the golden logits, without the engine."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from golden.naive import forward
+from golden.recipe import BY_NAME, RECIPES, checksum, load, tensors, token_ids
+
+from lepton_edge.models.registry import spec_from_config
+from lepton_edge.models.rope import Dynamic
+
+
+def difference(name: str, **changes: Any) -> float:
+    """||plain - golden|| / ||golden|| over all logits, with some fields of the spec changed."""
+    recipe = BY_NAME[name]
+    spec = replace(spec_from_config(recipe.config, "config.json"), **changes)
+    golden = load(name)["logits"].astype(np.float64)
+    return float(np.linalg.norm(forward(spec, tensors(recipe), token_ids(recipe)) - golden) / np.linalg.norm(golden))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_the_golden_logits_belong_to_the_recipe(recipe) -> None:
+    stored = load(recipe.name)
+    assert int(stored["checksum"]) == checksum(recipe), "the recipe changed: run tools/make_golden.py"
+    assert stored["logits"].shape == (recipe.length, recipe.config["vocab_size"])
+    assert stored["logits"].dtype == np.float32
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_spec_reproduces_transformers(recipe) -> None:
+    """The noise is the distance of transformers' float32 from its float64 run, which keeps float32 norms: hence 2."""
+    noise = float(load(recipe.name)["noise"])
+    assert noise < 3e-6
+    assert difference(recipe.name) <= 2 * noise
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama_bias", {"o_bias": False}),
+        ("llama_bias", {"mlp_bias": False}),
+        ("llama_head8", {"norm_eps": 1e-5}),
+        ("mistral_window", {"windows": (None,) * 3}),
+        ("mistral_window", {"windows": (14,) * 3}),
+        ("mistral_window", {"windows": (13, 13, 12)}),
+        ("qwen2_tied", {"k_bias": False}),
+        ("qwen2_window", {"windows": (9,) * 3}),
+        ("qwen2_layers", {"windows": (11, 11, 11)}),
+    ],
+)
+def test_a_wrong_spec_shows(name: str, changes: dict[str, Any]) -> None:
+    assert difference(name, **changes) > 1e-3
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "rope" in str(recipe.config)], ids=lambda r: r.name)
+def test_a_wrong_rope_shows(recipe) -> None:
+    rope = spec_from_config(recipe.config, "config.json").rope
+    assert difference(recipe.name, rope=replace(rope, theta=rope.theta * 1.1)) > 1e-3
+    if rope.scaling is None:
+        return
+    assert difference(recipe.name, rope=replace(rope, scaling=None)) > 1e-2
+    scaling = replace(rope.scaling, factor=rope.scaling.factor * 1.1)
+    assert difference(recipe.name, rope=replace(rope, scaling=scaling)) > 1e-3
+    if isinstance(scaling, Dynamic):
+        assert difference(recipe.name, rope=replace(rope, scaling=replace(rope.scaling, original=25))) > 1e-3

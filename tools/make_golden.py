@@ -1,0 +1,152 @@
+"""Writes tests/golden/*.npz: what transformers computes for the models of tests/golden/recipe.py.
+
+Run it with an interpreter that has torch and transformers 5.x (lepton_edge itself is not imported):
+
+    python tools/make_golden.py [--trained ../shared/data/models/tinystories656k] [NAME ...]
+
+NAME.npz holds logits float32 [T, V], the noise (relative difference of transformers' float32 and float64 runs) and
+the checksum of the recipe; rope.npz the inverse frequencies and attention factor of each rope setting;
+tinystories656k.npz some logits and a greedy continuation of the trained model (numbers derived from it only).
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from golden import recipe as recipes  # noqa: E402
+from golden.ropes import ROPES, Rope  # noqa: E402
+
+PROMPT = (
+    "Once upon a time, there was a small dog named Max. Max liked to run and jump all day long. "
+    "One sunny morning, Max met a little red bird who could not fly, so he wanted to"
+)
+GREEDY_TOKENS = 200
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The model in a folder, with eager attention; refuses a folder that lacks tensors or has too many."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+    )
+    wrong = {kind: names for kind, names in info.items() if names}
+    if wrong:
+        raise SystemExit(f"{folder}: transformers does not agree with the tensors: {wrong}")
+    return model.eval()
+
+
+@torch.no_grad()
+def logits_at_once(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    """float64 [T, V], from one pass without a cache."""
+    ids = torch.from_numpy(tokens.astype(np.int64))[None]
+    return model(ids, use_cache=False).logits[0].double().numpy()
+
+
+@torch.no_grad()
+def logits_by_steps(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    """float64 [T, V], one token at a time with a cache."""
+    rows, cache = [], None
+    for token in tokens:
+        out = model(torch.tensor([[int(token)]]), past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        rows.append(out.logits[0, 0].double().numpy())
+    return np.stack(rows)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b|| / ||b||."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def make_model(recipe: recipes.Recipe) -> None:
+    """Stores NAME.npz for one recipe."""
+    run = logits_by_steps if recipe.steps else logits_at_once
+    tokens = recipes.token_ids(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        path = recipes.write_folder(recipe.name, Path(folder) / recipe.name)
+        single, double = (run(load_model(path, dtype), tokens) for dtype in (torch.float32, torch.float64))
+    noise = relative(single, double)
+    print(f"{recipe.name:16} {single.shape} rms {np.sqrt((single**2).mean()):.3f} noise {noise:.1e}")
+    np.savez_compressed(
+        recipes.GOLDEN / f"{recipe.name}.npz",
+        logits=single.astype(np.float32),
+        noise=np.float64(noise),
+        checksum=np.uint32(recipes.checksum(recipe)),
+    )
+
+
+def make_ropes() -> None:
+    """Stores rope.npz: for setting i, `frequencies_i` float32 [dim/2] and `factor_i`."""
+    stored = {}
+    for index, rope in enumerate(ROPES):
+        frequencies, factor = rope_of(rope)
+        stored[f"frequencies_{index}"] = frequencies.numpy()
+        stored[f"factor_{index}"] = np.float64(factor)
+    np.savez_compressed(recipes.GOLDEN / "rope.npz", **stored)
+    print(f"rope: {len(ROPES)} settings")
+
+
+def rope_of(rope: Rope) -> tuple[torch.Tensor, float]:
+    """transformers' inverse frequencies and attention factor for one setting."""
+    config = LlamaConfig(
+        hidden_size=rope.dim * 4,
+        num_attention_heads=4,
+        max_position_embeddings=rope.max_positions,
+        rope_parameters=dict(rope.parameters),
+    )
+    return ROPE_INIT_FUNCTIONS[rope.parameters["rope_type"]](config, "cpu", seq_len=rope.length)
+
+
+@torch.no_grad()
+def make_trained(folder: Path) -> None:
+    """Stores NAME.npz for a trained model: prompt ids, logits of some of its positions, greedy ids, smallest margin."""
+    prompt = np.array(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"], np.int32)
+    single, double = (load_model(folder, dtype) for dtype in (torch.float32, torch.float64))
+    logits, exact = logits_at_once(single, prompt), logits_at_once(double, prompt)
+    positions = np.array([0, 1, len(prompt) // 2, len(prompt) - 1], np.int32)
+    greedy, margins, cache = [], [], None
+    ids = torch.from_numpy(prompt.astype(np.int64))[None]
+    for _ in range(GREEDY_TOKENS):
+        out = single(ids, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        best, second = out.logits[0, -1].topk(2).values.tolist()
+        margins.append(best - second)
+        greedy.append(int(out.logits[0, -1].argmax()))
+        ids = torch.tensor([[greedy[-1]]])
+    noise = relative(logits, exact)
+    print(f"{folder.name}: {len(prompt)} prompt tokens, noise {noise:.1e}, smallest margin {min(margins):.4f}")
+    np.savez_compressed(
+        recipes.GOLDEN / f"{folder.name}.npz",
+        prompt=prompt,
+        positions=positions,
+        logits=logits[positions].astype(np.float32),
+        greedy=np.array(greedy, np.int32),
+        noise=np.float64(noise),
+        margin=np.float64(min(margins)),
+    )
+
+
+def main() -> None:
+    """Makes the models that are named, or everything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
+    parser.add_argument("names", nargs="*", choices=[[], *recipes.BY_NAME], metavar="NAME")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.names or recipes.BY_NAME:
+        make_model(recipes.BY_NAME[name])
+    if not arguments.names:
+        make_ropes()
+        make_trained(arguments.trained)
+
+
+if __name__ == "__main__":
+    main()

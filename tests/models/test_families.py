@@ -1,13 +1,15 @@
 """Every family as a spec and a plain float64 forward pass against the golden logits, without the engine."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from golden.naive import forward
-from golden.recipe import BY_NAME, RECIPES, checksum, load, tensors, token_ids
+from golden.recipe import BY_NAME, RECIPES, checksum, load, tensors, token_ids, write_folder
 
+from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import spec_from_config
 from lepton_edge.models.rope import Dynamic
 
@@ -65,3 +67,16 @@ def test_a_wrong_rope_shows(recipe) -> None:
     assert difference(recipe.name, rope=replace(rope, scaling=scaling)) > 1e-3
     if isinstance(scaling, Dynamic):
         assert difference(recipe.name, rope=replace(rope, scaling=replace(rope.scaling, original=25))) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "shards"), [(recipe.name, None) for recipe in RECIPES] + [("qwen2_tied", 3)])
+def test_the_folder_holds_the_model(name: str, shards: int | None, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_folder(name, tmp_path / name, shards))
+    spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+    checkpoint.require(spec.tensors())
+    recipe = BY_NAME[name]
+    assert len(checkpoint.files) == (shards or recipe.shards)
+    for tensor, values in tensors(recipe).items():
+        assert checkpoint.format(tensor) == recipe.dtype.lower()
+        np.testing.assert_array_equal(checkpoint.weight(tensor).to_f32(), values)
+    checkpoint.close()

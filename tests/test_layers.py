@@ -26,7 +26,7 @@ LAYERS = (
     ("quant",),
     ("checkpoint",),
     ("quant.formats",),
-    ("errors", "config", "version"),
+    ("embedded", "errors", "config", "version"),
 )
 
 

@@ -1,6 +1,20 @@
-"""Show what lepton finds on this machine."""
+"""Show what lepton finds on this machine.
+
+Imports neither Numba nor a model: it must also answer where those do not work.
+"""
 
 import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from lepton_edge.cli.output import facts, size
+from lepton_edge.errors import MachineError
+from lepton_edge.version import __version__
+
+PACKAGES = ("numpy", "numba", "llvmlite", "tokenizers", "safetensors")
+FEATURES = ("avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "amx-int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -8,5 +22,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what was found."""
+    """Prints the facts. Raises MachineError, after printing, where something must be mended."""
+    from lepton_edge.cli.cpu import cpu_name
+    from lepton_edge.kernels.library import cache_folder
+    from lepton_edge.kernels.machine import available, choose
+
+    problems: list[str] = []
+    folder = cache_folder()
+    try:
+        chosen = choose()
+    except MachineError as error:
+        chosen = "none"
+        problems.append(str(error))
+    found = {
+        "lepton": f"{__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}",
+        "packages": ", ".join(_package(name, problems) for name in PACKAGES),
+        "cpu": cpu_name(),
+        "features": _features(),
+        "isa": f"{chosen} (this CPU has {', '.join(available())})",
+        "cores": str(os.cpu_count()),
+        "cache": f"{folder} ({_cache(folder, problems)})",
+        "models": ", ".join(_models()) or "none",
+    }
+    print(facts(found))
+    if problems:
+        raise MachineError("; ".join(problems))
     return 0
+
+
+def _package(name: str, problems: list[str]) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        problems.append(f"{name} is not installed; pip install {name}")
+        return f"{name} missing"
+
+
+def _features() -> str:
+    import llvmlite.binding as llvm
+
+    found = llvm.get_host_cpu_features()
+    return ", ".join(name for name in FEATURES if found.get(name)) or f"none of {', '.join(FEATURES)}"
+
+
+def _cache(folder: Path, problems: list[str]) -> str:
+    """How many compiled kernels there are, or why none can be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problems.append(f"{folder}: cannot be written ({error.strerror}); set LEPTON_CACHE to a writable folder")
+        return "not writable"
+    objects = list(folder.rglob("*.o"))
+    return f"{len(objects)} compiled kernels, {size(sum(path.stat().st_size for path in objects))}"
+
+
+def _models() -> list[str]:
+    from lepton_edge import embedded
+
+    folders = {name: embedded.find(name) for name in embedded.names()}
+    return [
+        f"{name} ({size(sum(path.stat().st_size for path in folder.glob('*.safetensors')))})"
+        for name, folder in folders.items()
+        if folder is not None
+    ]

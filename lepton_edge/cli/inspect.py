@@ -1,16 +1,20 @@
 """Show what a model folder holds, and the program that it becomes."""
 
 import argparse
+import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from lepton_edge.cli.output import facts, size, table
 from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
-    pass
+    from lepton_edge.checkpoint.store import Checkpoint
+    from lepton_edge.models.spec import DecoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL and how much to show of it."""
+    """MODEL and what to show of it."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model folder, or an embedded model")
     parser.add_argument("--tensors", action="store_true", help="one row for each tensor")
     parser.add_argument("--program", action="store_true", help="one row for each operation of the program")
@@ -19,11 +23,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the summary, or what was asked for instead."""
-    from lepton_edge.models.registry import families
+    from lepton_edge.api import model_folder
+    from lepton_edge.checkpoint.store import Checkpoint
+    from lepton_edge.models.registry import families, spec_from_config
 
     if arguments.families:
         print("\n".join(families()))
         return 0
     if arguments.model is None:
         raise RequestError("MODEL is missing; expected a model folder or an embedded model's name, or --families")
+    with Checkpoint.open(model_folder(arguments.model)) as checkpoint:
+        if arguments.tensors:
+            print(_tensors(checkpoint))
+            return 0
+        spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+        checkpoint.require(spec.tensors())
+        print(_program(checkpoint, spec) if arguments.program else _summary(checkpoint, spec))
     return 0
+
+
+def _tensors(checkpoint: "Checkpoint") -> str:
+    rows = []
+    for file in checkpoint.files:
+        for name, info in file.tensors.items():
+            shape = checkpoint.shape(name)
+            stored = checkpoint.format(name) if info.dtype == "U8" else info.dtype.lower()
+            rows.append([name, "x".join(map(str, shape)), stored, size(info.stop - info.start)])
+    return table(["tensor", "shape", "format", "size"], rows)
+
+
+def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
+    shapes = spec.tensors()
+    counts: defaultdict[str, int] = defaultdict(int)
+    nbytes: defaultdict[str, int] = defaultdict(int)
+    for name, shape in shapes.items():
+        format = checkpoint.format(name)
+        counts[format] += math.prod(shape)
+        nbytes[format] += checkpoint.bytes(name).nbytes
+    parameters, total = sum(counts.values()), sum(nbytes.values())
+    formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
+    windows = sorted({window for window in spec.windows if window is not None})
+    biases = [part for part in ("q", "k", "v", "o", "mlp") if getattr(spec, f"{part}_bias")]
+    unused = len(checkpoint.names - shapes.keys())
+    found = {
+        "folder": str(checkpoint.folder),
+        "family": f"{spec.family} ({checkpoint.config['architectures'][0]})",
+        "parameters": f"{parameters:,} in {len(shapes)} tensors" + (f"; {unused} more are not used" if unused else ""),
+        "weights": f"{size(total)}, {8 * total / parameters:.2f} bits a parameter: {formats}",
+        "files": ", ".join(file.path.name for file in checkpoint.files),
+        "layers": f"{spec.layers} of width {spec.hidden}, feed-forward {spec.ffn} ({spec.activation})",
+        "attention": f"{spec.heads} heads, {spec.kv_heads} for keys and values, {spec.head_dim} wide"
+        + (f"; window {', '.join(map(str, windows))}" if windows else "")
+        + (f"; biases on {', '.join(biases)}" if biases else ""),
+        "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
+        "context": f"{spec.context} tokens; rope theta {spec.rope.theta:g}"
+        + (f", scaling {spec.rope.scaling.kind}" if spec.rope.scaling else ""),
+        "cache": f"{size(2 * 2 * spec.layers * spec.kv_heads * spec.head_dim)} a token in f16",
+    }
+    return facts(found)

@@ -1,7 +1,8 @@
 """Plain tables that fit 80 columns, readable sizes, and a progress bar."""
 
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 WIDTH = 80
 
@@ -22,6 +23,22 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, 
             for i, (cell, size) in enumerate(zip(cells, sizes, strict=True))
         ]
         lines.append("  ".join(aligned).rstrip())
+    return "\n".join(lines)
+
+
+def facts(values: Mapping[str, str], width: int = WIDTH) -> str:
+    """One label and value a line; long values go on in the next lines, broken at spaces only."""
+    indent = max(map(len, values)) + 2
+    lines = []
+    for label, value in values.items():
+        lines += textwrap.wrap(
+            value,
+            width,
+            initial_indent=label.ljust(indent),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [label]
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ class FakeEngine:
         assert set(slots.tolist()) == {7}
         assert positions.tolist() == list(range(self.cached, self.cached + count))
         assert wanted.tolist() == [count - 1]
-        assert count <= self.max_batch and 0 <= tokens.min() and tokens.max() < self.vocab
+        assert count <= self.max_batch and tokens.min() >= 0 and tokens.max() < self.vocab
         self.calls.append((self.cached, count))
         self.cached += count
         self.now += 0.001 * (1 + count)
@@ -109,7 +109,8 @@ def test_nothing_to_measure_is_an_error(engine, capsys, flags: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("smollm2-135m", 134_515_008), ("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400)]
+    ("name", "parameters"),
+    [("smollm2-135m", 134_515_008), ("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400)],
 )
 def test_the_shapes_have_the_published_sizes(name: str, parameters: int) -> None:
     spec = spec_from_config(SHAPES[name], name)

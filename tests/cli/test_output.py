@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_edge.cli.output import Progress, shorten, size, table
+from lepton_edge.cli.output import Progress, facts, shorten, size, table
 
 cells = st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=60)
 
@@ -49,3 +49,8 @@ def test_the_bar_is_drawn_on_terminals_only(monkeypatch) -> None:
         assert ("50%" in drawn) is expected
         assert len(drawn) <= 80
         assert stream.getvalue().endswith("\r") is expected
+
+
+def test_facts_wrap_at_spaces_only() -> None:
+    text = facts({"a": "one", "label": "two-part words " + "x" * 30 + " end", "b": ""}, width=24)
+    assert text == "a      one\nlabel  two-part words\n       " + "x" * 30 + "\n       end\nb"

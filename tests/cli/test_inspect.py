@@ -1,0 +1,84 @@
+"""`lepton inspect` on a small folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lepton_edge.cli import main
+from lepton_edge.models.registry import spec_from_config
+
+CONFIG = {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "sliding_window": 16,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A small Mistral folder: matrices in f16, norms in f32, and one tensor that the model does not use."""
+    shapes = spec_from_config(CONFIG, "config.json").tensors()
+    tensors = {
+        name: np.full(shape, 0.5, np.float16 if len(shape) == 2 else np.float32) for name, shape in shapes.items()
+    }
+    tensors["rotary.inv_freq"] = np.ones(4, np.float32)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def shown(capsys, *arguments: str) -> str:
+    assert main(["inspect", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_summary(folder, capsys) -> None:
+    lines = dict(line.split(None, 1) for line in shown(capsys, str(folder)).rstrip("\n").split("\n"))
+    assert lines["family"] == "mistral (MistralForCausalLM)"
+    assert lines["parameters"] == "21,664 in 21 tensors; 1 more are not used"
+    assert lines["weights"] == "43.6 KB, 16.12 bits a parameter: f16 99.3%, f32 0.7%"
+    assert lines["files"] == "model.safetensors"
+    assert lines["layers"] == "2 of width 32, feed-forward 64 (silu)"
+    assert lines["attention"] == "4 heads, 2 for keys and values, 8 wide; window 16"
+    assert lines["vocabulary"] == "48, apart from the output head"
+    assert lines["context"] == "128 tokens; rope theta 10000"
+    assert lines["cache"] == "128 B a token in f16"
+
+
+def test_the_tensors(folder, capsys) -> None:
+    lines = shown(capsys, str(folder), "--tensors").rstrip("\n").split("\n")
+    assert lines[0].split() == ["tensor", "shape", "format", "size"]
+    assert len(lines) == 2 + 22
+    assert max(map(len, lines)) <= 80
+    assert ["model.embed_tokens.weight", "48x32", "f16", "3.1", "KB"] in [line.split() for line in lines]
+
+
+def test_the_families(capsys) -> None:
+    assert shown(capsys, "--families").split() == ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"]
+
+
+def test_a_folder_that_lacks_tensors(folder, capsys) -> None:
+    save_file({"model.norm.weight": np.ones(32, np.float32)}, folder / "model.safetensors")
+    assert main(["inspect", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lepton: error: {folder}") and "lm_head.weight" in error and error.count("\n") == 1
+
+
+def test_no_folder(capsys) -> None:
+    assert main(["inspect", "no/such/folder"]) == 2
+    assert "no/such/folder" in capsys.readouterr().err

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..checkpoint.store import Checkpoint
 from . import llama, mistral, qwen2
 from .fields import Fields
 from .spec import DecoderSpec
 
-__all__ = ["families", "spec_from_config"]
+__all__ = ["families", "spec_from_config", "spec_of"]
 
 READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
     "LlamaForCausalLM": llama.read,
@@ -32,3 +33,13 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> DecoderSpec:
     if architecture not in READERS:
         raise fields.unsupported("architectures", ", ".join(families()))
     return READERS[architecture](fields)
+
+
+def spec_of(checkpoint: Checkpoint) -> DecoderSpec:
+    """The model in an open folder, all of whose tensors have been found there with the right shapes.
+
+    Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.
+    """
+    spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json")).with_tensors(checkpoint.names)
+    checkpoint.require(spec.tensors())
+    return spec

@@ -1,7 +1,7 @@
 """What a decoder is, in plain values: all that the program builder, the quantizer and `lepton inspect` read."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from .rope import RopeSpec
 
@@ -78,6 +78,18 @@ class DecoderSpec:
         if not self.tied:
             shapes[self.names.name("head")] = (self.vocab, self.hidden)
         return shapes
+
+    def with_tensors(self, stored: Collection[str]) -> "DecoderSpec":
+        """The same model with its embedding table and head named as they are stored, as transformers 5 finds them.
+
+        A tied model may store its one table under the head's name. One that stores both is not tied, whatever its
+        config says: they may differ, and where they do not, using both changes nothing.
+        """
+        if not self.tied or self.names.name("head") not in stored:
+            return self
+        if self.names.name("embed") in stored:
+            return replace(self, tied=False)
+        return replace(self, names=Names({**self.names.modules, "embed": self.names.modules["head"]}))
 
     def _layer_parts(self) -> dict[str, tuple[int, ...]]:
         """The parts of one layer: weights [outputs, inputs], norms and biases [outputs]."""

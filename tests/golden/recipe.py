@@ -21,6 +21,8 @@ GOLDEN = Path(__file__).parent
 class Recipe:
     """One model: its config.json, how many tokens its golden run has, and how its folder stores the weights.
 
+    `tables`: which of the embedding table ("embed") and the output head ("head") are stored; by default both, or only
+    the embedding table of a tied model. A tied model that stores both, with different values, is in truth not tied.
     `steps`: the golden logits come from one-token steps with a cache rather than from one pass over all tokens.
     """
 
@@ -29,6 +31,7 @@ class Recipe:
     length: int = 48
     dtype: str = "F32"
     shards: int = 1
+    tables: tuple[str, ...] = ()
     steps: bool = False
 
 
@@ -97,7 +100,8 @@ RECIPES = [
         length=64,
     ),
     _recipe("llama_bf16", _sizes(72, 104, 3, 1, 115, head_dim=32), dtype="BF16", shards=2),
-    _recipe("llama_f16", _sizes(56, 88, 2, 2, 65) | {"tie_word_embeddings": True}, dtype="F16"),
+    _recipe("llama_both", _sizes(48, 80, 3, 3, 75) | {"tie_word_embeddings": True}, tables=("embed", "head")),
+    _recipe("llama_f16", _sizes(56, 88, 2, 2, 65) | {"tie_word_embeddings": True}, dtype="F16", tables=("head",)),
     _recipe("mistral_full", _sizes(100, 84, 6, 2, 131, head_dim=16) | {"sliding_window": None}, shards=2),
     _recipe("mistral_window", _sizes(64, 100, 4, 2, 99) | {"sliding_window": 13, "num_hidden_layers": 3}, length=64),
     _recipe(
@@ -167,8 +171,7 @@ def tensors(recipe: Recipe) -> dict[str, np.ndarray]:
     q and k are larger, so that attention is uneven and errors in positions or windows show.
     """
     return {
-        name: _round(_values(f"{recipe.name}/{name}", name, shape), recipe.dtype)
-        for name, shape in _shapes(recipe.config)
+        name: _round(_values(f"{recipe.name}/{name}", name, shape), recipe.dtype) for name, shape in _shapes(recipe)
     }
 
 
@@ -217,8 +220,10 @@ def write_folder(name: str, path: Path, shards: int | None = None) -> Path:
     return path
 
 
-def _shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _shapes(recipe: Recipe) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors that transformers expects of a config; the generator checks that it finds neither more nor fewer."""
+    config = recipe.config
+    tables = recipe.tables or (("embed",) if config["tie_word_embeddings"] else ("embed", "head"))
     hidden, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim", hidden // heads)
     query, key = heads * head_dim, config["num_key_value_heads"] * head_dim
@@ -233,7 +238,8 @@ def _shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         "mlp.up_proj": (ffn, hidden, config.get("mlp_bias", False)),
         "mlp.down_proj": (hidden, ffn, config.get("mlp_bias", False)),
     }
-    yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
+    if "embed" in tables:
+        yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
     for layer in range(config["num_hidden_layers"]):
         for module, (outputs, inputs, bias) in linear.items():
             yield f"model.layers.{layer}.{module}.weight", (outputs, inputs)
@@ -242,7 +248,7 @@ def _shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"model.layers.{layer}.input_layernorm.weight", (hidden,)
         yield f"model.layers.{layer}.post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
-    if not config["tie_word_embeddings"]:
+    if "head" in tables:
         yield "lm_head.weight", (config["vocab_size"], hidden)
 
 

@@ -10,16 +10,16 @@ from golden.naive import forward
 from golden.recipe import BY_NAME, RECIPES, checksum, load, tensors, token_ids, write_folder
 
 from lepton_edge.checkpoint.store import Checkpoint
-from lepton_edge.models.registry import spec_from_config
+from lepton_edge.models.registry import spec_from_config, spec_of
 from lepton_edge.models.rope import Dynamic
 
 
 def difference(name: str, **changes: Any) -> float:
     """||plain - golden|| / ||golden|| over all logits, with some fields of the spec changed."""
     recipe = BY_NAME[name]
-    spec = replace(spec_from_config(recipe.config, "config.json"), **changes)
-    golden = load(name)["logits"].astype(np.float64)
-    return float(np.linalg.norm(forward(spec, tensors(recipe), token_ids(recipe)) - golden) / np.linalg.norm(golden))
+    stored, golden = tensors(recipe), load(name)["logits"].astype(np.float64)
+    spec = replace(spec_from_config(recipe.config, "config.json").with_tensors(stored), **changes)
+    return float(np.linalg.norm(forward(spec, stored, token_ids(recipe)) - golden) / np.linalg.norm(golden))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -43,6 +43,7 @@ def test_spec_reproduces_transformers(recipe) -> None:
     [
         ("llama_bias", {"o_bias": False}),
         ("llama_bias", {"mlp_bias": False}),
+        ("llama_both", {"tied": True}),
         ("llama_head8", {"norm_eps": 1e-5}),
         ("mistral_window", {"windows": (None,) * 3}),
         ("mistral_window", {"windows": (14,) * 3}),
@@ -72,11 +73,22 @@ def test_a_wrong_rope_shows(recipe) -> None:
 @pytest.mark.parametrize(("name", "shards"), [(recipe.name, None) for recipe in RECIPES] + [("qwen2_tied", 3)])
 def test_the_folder_holds_the_model(name: str, shards: int | None, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(write_folder(name, tmp_path / name, shards))
-    spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
-    checkpoint.require(spec.tensors())
     recipe = BY_NAME[name]
+    assert spec_of(checkpoint).tensors() == {tensor: values.shape for tensor, values in tensors(recipe).items()}
     assert len(checkpoint.files) == (shards or recipe.shards)
     for tensor, values in tensors(recipe).items():
         assert checkpoint.format(tensor) == recipe.dtype.lower()
         np.testing.assert_array_equal(checkpoint.weight(tensor).to_f32(), values)
     checkpoint.close()
+
+
+def test_a_trained_model_whose_table_is_stored_as_the_head(shared: Path) -> None:
+    """Four stored rows of logits, and greedy text from one pass over the golden text itself."""
+    stored = load("tinystories656k")
+    with Checkpoint.open(shared / "models" / "tinystories656k") as checkpoint:
+        spec = spec_of(checkpoint)
+        weights = {name: checkpoint.weight(name).to_f32() for name in spec.tensors()}
+    logits = forward(spec, weights, np.concatenate([stored["prompt"], stored["greedy"]]))
+    picked = logits[stored["positions"]]
+    assert np.linalg.norm(picked - stored["logits"]) <= 2 * float(stored["noise"]) * np.linalg.norm(picked)
+    np.testing.assert_array_equal(logits[len(stored["prompt"]) - 1 : -1].argmax(-1), stored["greedy"])

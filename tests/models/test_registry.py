@@ -34,8 +34,21 @@ def test_families() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_tensors_are_those_of_the_checkpoint(recipe) -> None:
-    spec = spec_from_config(recipe.config, WHERE)
-    assert spec.tensors() == {name: values.shape for name, values in tensors(recipe).items()}
+    stored = tensors(recipe)
+    spec = spec_from_config(recipe.config, WHERE).with_tensors(stored)
+    assert spec.tensors() == {name: values.shape for name, values in stored.items()}
+
+
+def test_where_the_table_of_a_tied_model_is_stored() -> None:
+    embed, head = "model.embed_tokens.weight", "lm_head.weight"
+    tied = spec_from_config(config_of("llama_smollm"), WHERE)
+    assert tied.with_tensors([embed]) == tied.with_tensors([]) == tied
+    moved = tied.with_tensors([head])
+    assert moved.tied and moved.names.name("embed") == head and next(iter(moved.tensors())) == head
+    both = tied.with_tensors([embed, head])
+    assert not both.tied and {embed, head} <= both.tensors().keys()
+    untied = spec_from_config(config_of("llama_plain"), WHERE)
+    assert untied.with_tensors([head]) == untied
 
 
 def test_a_llama_config() -> None:

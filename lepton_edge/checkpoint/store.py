@@ -115,6 +115,10 @@ class Checkpoint:
         """The tensor's bytes as its file stores them: a read-only uint8 1-D view of the memory map."""
         return self._file(name).bytes(name)
 
+    def path(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        return self._file(name).path
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, before packing."""
         return self._packed[name].shape if name in self._packed else self.info(name).shape
@@ -126,7 +130,7 @@ class Checkpoint:
         info = self.info(name)
         if info.dtype not in FORMAT_OF_DTYPE:
             raise CheckpointError(
-                f"{self._file(name).path}: tensor {name!r} has dtype {info.dtype}; expected one of "
+                f"{self.path(name)}: tensor {name!r} has dtype {info.dtype}; expected one of "
                 f"{', '.join(FORMAT_OF_DTYPE)}; convert the checkpoint"
             )
         return FORMAT_OF_DTYPE[info.dtype]

@@ -1,0 +1,196 @@
+"""A Hugging Face folder in, a folder of the same model in packed weights out."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.checkpoint.packed import PackedTensor, packed_metadata
+from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safetensors
+from lepton_edge.checkpoint.store import FORMAT_OF_DTYPE, SINGLE, Checkpoint
+from lepton_edge.errors import CheckpointError, MachineError, RequestError
+from lepton_edge.quant.formats import FORMATS, Format, get_format
+from lepton_edge.quant.pack import map_rows
+from lepton_edge.quant.report import Report, Row
+
+__all__ = ["Progress", "quantize_folder"]
+
+Progress = Callable[[int, int, str], None]  # bytes of the source done, bytes in all, tensor at work
+
+# What belongs to a model besides config.json and the weights: tokenizer, templates, defaults, model card, licence.
+COPIED = (
+    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*"),
+    *("*.model", "chat_template*", "*.jinja", "README*", "LICENSE*", "NOTICE*"),
+)
+COPY_CHUNK = 16 << 20  # bytes
+
+
+def quantize_folder(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    format: str,
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Writes `target`, a new model folder whose matrices are in `format`; vectors are copied as they are.
+
+    keep: 'REGEX=FORMAT' rules; the first whose regex is found in a matrix's name gives its format instead. Works shard
+    by shard and chunk by chunk in a folder beside `target` that is renamed when complete and removed when anything
+    fails. RequestError for an argument, ModelError for a source that is wrong or packed already, MachineError when
+    the disk refuses.
+    """
+    started = time.perf_counter()
+    get_format(format)
+    rules = [_rule(text) for text in keep]
+    target = Path(target)
+    _check_target(target)
+    with Checkpoint.open(source) as checkpoint:
+        if checkpoint.is_packed:
+            raise CheckpointError(
+                f"{checkpoint.folder}: is packed already; expected weights in f32, f16 or bf16; "
+                "quantize the folder that it was made from"
+            )
+        formats = _formats(checkpoint, format, rules)
+        temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
+        try:
+            temporary.mkdir()
+            run = _Run(checkpoint, formats, progress)
+            write_safetensors(temporary / SINGLE, run.entries(), run.metadata())
+            _write_config(checkpoint, formats, format, temporary)
+            _copy_files(checkpoint.folder, temporary)
+            temporary.rename(target)
+        except OSError as cause:
+            raise MachineError(f"{target}: cannot be written ({cause}); free some space, or write elsewhere") from cause
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone already when all went well
+    return Report(tuple(run.rows), run.total, time.perf_counter() - started)
+
+
+def _rule(text: str) -> tuple[str, re.Pattern[str], str]:
+    """'REGEX=FORMAT' -> (text, regex, format); the last '=' divides them."""
+    regex, equals, format = text.rpartition("=")
+    if not equals or not regex:
+        raise RequestError(f"--keep {text!r}: expected REGEX=FORMAT, such as 'lm_head=q8'")
+    if format not in FORMATS:
+        raise RequestError(f"--keep {text!r}: no weight format {format!r}; expected one of {', '.join(FORMATS)}")
+    try:
+        return text, re.compile(regex), format
+    except (re.error, RecursionError, OverflowError) as cause:
+        raise RequestError(f"--keep {text!r}: invalid regular expression ({cause}); see Python's re module") from cause
+
+
+def _check_target(target: Path) -> None:
+    if os.path.lexists(target):
+        raise RequestError(f"{target}: exists already; expected a new folder; choose another name, or remove it")
+    if not target.parent.is_dir():
+        raise RequestError(f"{target}: the folder it would be in does not exist; create {target.parent} first")
+
+
+def _formats(checkpoint: Checkpoint, format: str, rules: list[tuple[str, re.Pattern[str], str]]) -> dict[str, Format]:
+    """The format of each matrix of weights, by name; RequestError for a rule that matches none of them."""
+    matrices = [
+        name
+        for name in sorted(checkpoint.names)
+        if len(checkpoint.shape(name)) == 2
+        and 0 not in checkpoint.shape(name)
+        and checkpoint.info(name).dtype in FORMAT_OF_DTYPE
+    ]
+    for text, regex, _ in rules:
+        if not any(regex.search(name) for name in matrices):
+            raise RequestError(
+                f"--keep {text!r}: matches none of the {len(matrices)} matrices; see `lepton inspect --tensors`"
+            )
+    chosen = {name: next((f for _, regex, f in rules if regex.search(name)), format) for name in matrices}
+    return {name: get_format(f) for name, f in chosen.items()}
+
+
+class _Run:
+    """Converts the tensors of one folder. total: bytes of the source; rows: what is written so far."""
+
+    def __init__(self, checkpoint: Checkpoint, formats: dict[str, Format], progress: Progress | None) -> None:
+        self.checkpoint = checkpoint
+        self.formats = {name: f for name, f in formats.items() if f.name != checkpoint.format(name)}
+        self.packed = {
+            name: PackedTensor(f.name, _matrix(checkpoint.shape(name))) for name, f in formats.items() if f.packed
+        }
+        self.progress = progress
+        self.total = sum(info.stop - info.start for info in map(checkpoint.info, checkpoint.names))
+        self.done = 0
+        self.rows: list[Row] = []
+
+    def metadata(self) -> dict[str, str]:
+        return packed_metadata(self.packed) if self.packed else {"format": "pt"}
+
+    def entries(self) -> list[Entry]:
+        """Packed tensors first, so that they start at multiples of 64, then wide dtypes before narrow ones."""
+        entries = []
+        for name in sorted(self.checkpoint.names):
+            shape, dtype = self.checkpoint.shape(name), self.checkpoint.info(name).dtype
+            if name in self.formats:
+                dtype = self.formats[name].dtype
+            if name in self.packed:
+                shape = (self.formats[name].nbytes(*self.packed[name].shape),)
+            write = self._converted if name in self.formats else self._copied
+            entries.append(Entry(name, dtype, shape, partial(write, name)))
+        return sorted(entries, key=lambda entry: (entry.name not in self.packed, -DTYPE_BYTES[entry.dtype]))
+
+    def _copied(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        data = self.checkpoint.bytes(name)
+        for start in range(0, data.size, COPY_CHUNK):
+            self.checkpoint.check_unchanged()
+            yield data[start : start + COPY_CHUNK]
+            self._advance(min(COPY_CHUNK, data.size - start), name)
+        info = self.checkpoint.info(name)
+        self.rows.append(Row(name, FORMAT_OF_DTYPE.get(info.dtype, info.dtype), info.shape, data.size))
+
+    def _converted(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        weight, target = self.checkpoint.weight(name), self.formats[name]
+        written, error, norm = 0, 0.0, 0.0
+        path = str(self.checkpoint.path(name))
+        for count, data, chunk_error, chunk_norm in map_rows(
+            weight, target.block_rows, partial(_measure, target), path
+        ):
+            self.checkpoint.check_unchanged()
+            yield data
+            written, error, norm = written + data.size, error + chunk_error, norm + chunk_norm
+            self._advance(count * DTYPE_BYTES[self.checkpoint.info(name).dtype], name)
+        self.rows.append(Row(name, target.name, weight.shape, written, error, norm))
+
+    def _advance(self, nbytes: int, name: str) -> None:
+        self.done += nbytes
+        if self.progress is not None:
+            self.progress(self.done, self.total, name)
+
+
+def _measure(target: Format, w: NDArray[np.float32]) -> tuple[int, NDArray[np.uint8], float, float]:
+    """How many weights, their packed bytes, the sum of squares of what packing changed, and that of the weights."""
+    data = target.pack(w)
+    change = target.unpack(data, *w.shape)
+    change -= w
+    return w.size, data, float(np.vdot(change, change)), float(np.vdot(w, w))
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    rows, columns = shape
+    return rows, columns
+
+
+def _write_config(checkpoint: Checkpoint, formats: dict[str, Format], format: str, folder: Path) -> None:
+    config = {key: value for key, value in checkpoint.config.items() if key != "lepton"}
+    if any(f.packed for f in formats.values()):
+        config["lepton"] = {"format": format}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in sorted({path for pattern in COPIED for path in source.glob(pattern)}):
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)

@@ -1,0 +1,261 @@
+"""y = softmax(q k^T * scale) v over the cache, page by page with a running maximum (Dao et al. 2022).
+
+A work item is a tile of tokens of one sequence and one key/value head, with all query heads that share it: `rows`
+query rows.  Up to QUERY_ROWS of them share each register of keys and values.  K lies as [16 positions] registers per
+column, so scores need no horizontal sum; V lies as rows, so neither does the weighted sum.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .common import F0, F1, at, get_f32, take
+from .layout import COUNTS, PAGE, POSITIONS, QUERY_ROWS, SCRATCH, SCRATCH_STRIDE, SLOTS, TILES
+from .ops import field
+from .rope import page_of
+from .simd.words import (
+    ISA,
+    add,
+    exp,
+    get_i64,
+    i64,
+    jit,
+    lane,
+    load_f32,
+    mul,
+    put_f32,
+    put_i64,
+    reduce_add,
+    reduce_max,
+    splat,
+    store_f32,
+    store_f32_some,
+    sub,
+    unrolled,
+    vmax,
+    within,
+    zeros,
+)
+
+ROW_FIELDS = ("q", "ldq", "y", "ldy", "heads", "kv_heads", "head_dim", "scale", "window", "layer")
+LOWEST, MASKED = np.float32(-1e30), np.float32(-3e30)  # e^(MASKED - LOWEST) is 0, also where a whole row is masked
+SCORES = QUERY_ROWS * PAGE * 4  # bytes of a chunk's scores
+
+
+def scratch_bytes(rows: int, head_dim: int) -> int:
+    """Bytes of scratch that a thread needs for `rows` query rows (also the layout: see `places`)."""
+    chunks, padded = -(-rows // QUERY_ROWS), -(-head_dim // 16) * 16
+    return SCORES + 64 + QUERY_ROWS * 16 + chunks * QUERY_ROWS * 4 * (head_dim + padded + 2)
+
+
+@jit
+def vector_exp(x):
+    return lane(exp(splat(x)), 0)
+
+
+def score_chunk(width: int, size: int) -> Callable:
+    """Scores of `width` query rows against the positions b0..b1 of a page, in blocks of 16."""
+    load = "load_f16" if size == 2 else "load_f32"
+
+    def multiply(isa: Any, total: list, q: Any, k: Any) -> Sequence:
+        keys = getattr(isa, load)(k)
+        return [isa.fma(isa.broadcast_f32(q, 4 * i), keys, total[i]) for i in range(width)]
+
+    def save(isa: Any, total: list, scores: Any) -> Sequence:
+        for i in range(width):
+            isa.store_f32(scores, total[i], i * PAGE * 4)
+        return total
+
+    zero, column, store = zeros(width), unrolled(multiply, width, i64, i64), unrolled(save, width, i64)
+
+    @jit
+    def run(q, k, d, b0, b1, scores):
+        for b in range(b0, b1, 16):
+            total, keys = zero(), k + b * d * size
+            for i in range(d):
+                total = column(total, q + i * QUERY_ROWS * 4, keys + i * 16 * size)
+            store(total, scores + b * 4)
+
+    return run
+
+
+def value_chunk(width: int, size: int) -> Callable:
+    """out[row] = out[row] * decay[row] + sum over positions j0..j1 of p[row, j] v[j], for `width` rows."""
+    load = "load_f16" if size == 2 else "load_f32"
+
+    def begin(isa: Any, total: list, out: Any, stride: Any, decay: Any) -> Sequence:
+        for i in range(width):
+            total[i] = isa.mul(isa.load_f32(out), isa.broadcast_f32(decay, 4 * i))
+            out = isa.b.add(out, stride)
+        return total
+
+    def multiply(isa: Any, total: list, p: Any, v: Any) -> Sequence:
+        values = getattr(isa, load)(v)
+        return [isa.fma(isa.broadcast_f32(p, i * PAGE * 4), values, total[i]) for i in range(width)]
+
+    def save(isa: Any, total: list, out: Any, stride: Any) -> Sequence:
+        for i in range(width):
+            isa.store_f32(out, total[i])
+            out = isa.b.add(out, stride)
+        return total
+
+    zero, load_out, position, store = (
+        zeros(width),
+        unrolled(begin, width, i64, i64, i64),
+        unrolled(multiply, width, i64, i64),
+        unrolled(save, width, i64, i64),
+    )
+
+    @jit
+    def run(p, v, padded, j0, j1, out, decay):
+        for o in range(0, padded, 16):
+            total = load_out(zero(), out + o * 4, padded * 4, decay)
+            for j in range(j0, j1):
+                total = position(total, p + j * 4, v + (j * padded + o) * size)
+            store(total, out + o * 4, padded * 4)
+
+    return run
+
+
+@jit
+def soften(scores, b0, b1, base, low, high, state, decay):
+    """Scores of one row to weights: mask, raise the running maximum and sum in `state`, and say how old sums decay."""
+    top = splat(LOWEST)
+    for b in range(b0, b1, 16):
+        s = within(load_f32(scores + b * 4), base + b, low, high, MASKED)
+        store_f32(scores + b * 4, s)
+        top = vmax(top, s)
+    old = get_f32(state)
+    new = max(old, reduce_max(top))
+    shift, total = splat(new), splat(F0)
+    for b in range(b0, b1, 16):
+        p = exp(sub(load_f32(scores + b * 4), shift))
+        store_f32(scores + b * 4, p)
+        total = add(total, p)
+    shrink = vector_exp(old - new)
+    put_f32(decay, shrink)
+    put_f32(state, new)
+    put_f32(state + 4, get_f32(state + 4) * shrink + reduce_add(total))
+
+
+def chunk_kernel(size: int) -> Callable:
+    """One page for one chunk of query rows: scores, weights, weighted sum, in the narrowest width that holds them."""
+
+    def at_width(width: int) -> Callable:
+        score, value = score_chunk(width, size), value_chunk(width, size)
+
+        @jit
+        def run(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay):
+            score(q, k, d, b0, b1, scores)
+            for r in range(width):
+                put_f32(decay + 4 * r, F1)
+            for r in range(rows):
+                low, high = get_i64(limits + 16 * r), get_i64(limits + 16 * r + 8)
+                soften(scores + r * PAGE * 4, b0, b1, base, low, high, state + 8 * r, decay + 4 * r)
+            value(scores, v, padded, b0, b1, out, decay)
+
+        return run
+
+    def choose(widths: Sequence[int]) -> Callable:
+        here = at_width(widths[0])
+        if len(widths) == 1:
+            return here
+        narrower, limit = choose(widths[1:]), widths[1]
+
+        @jit
+        def run(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay):
+            if rows > limit:
+                here(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay)
+            else:
+                narrower(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay)
+
+        return run
+
+    return choose(ISA.query_rows)
+
+
+@jit
+def places(scratch, chunks, d, padded):
+    """Where a thread's scratch keeps scores, decays, limits, queries, outputs and running (maximum, sum)."""
+    decay = scratch + SCORES
+    limits = decay + 64
+    q = limits + 16 * QUERY_ROWS
+    out = q + chunks * QUERY_ROWS * 4 * d
+    return scratch, decay, limits, q, out, out + chunks * QUERY_ROWS * 4 * padded
+
+
+@jit
+def load_queries(source, ldq, group, rows, d, scale, q):
+    """The tile's query rows, scaled, transposed to [chunk][D][QUERY_ROWS]; rows that are not there are zeros."""
+    for r in range((rows + QUERY_ROWS - 1) // QUERY_ROWS * QUERY_ROWS):
+        x = source + (r // group * ldq + r % group * d) * 4
+        to = q + r // QUERY_ROWS * (QUERY_ROWS * d * 4) + r % QUERY_ROWS * 4
+        for i in range(d):
+            put_f32(to + i * QUERY_ROWS * 4, get_f32(x + i * 4) * scale if r < rows else F0)
+
+
+@jit
+def store_outputs(out, state, target, ldy, group, rows, d, padded):
+    """out / sum of weights, to where the heads lie in y."""
+    for r in range(rows):
+        y = target + (r // group * ldy + r % group * d) * 4
+        share = splat(F1 / get_f32(state + 8 * r + 4))
+        for i in range(0, d, 16):
+            store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
+
+
+def attention(size: int) -> Callable:
+    """The kernel for a cache whose values take `size` bytes."""
+    op = f"attention_f{8 * size}"
+    Q, LDQ, Y, LDY, HEADS, KV_HEADS, HEAD_DIM, SCALE, WINDOW, LAYER = (field(op, f) for f in ROW_FIELDS)
+    run_chunk = chunk_kernel(size)
+
+    @jit
+    def one(row, context, thread, first, tokens, g):
+        d, kv_heads = at(row, HEAD_DIM), at(row, KV_HEADS)
+        group, padded, window = at(row, HEADS) // kv_heads, (d + 15) // 16 * 16, at(row, WINDOW)
+        rows = tokens * group
+        chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
+        scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        scores, decay, limits, q, out, state = places(scratch, chunks, d, padded)
+        positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
+        load_queries(at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4, at(row, LDQ), group, rows, d,
+                     get_f32(row + SCALE), q)  # fmt: skip
+        for i in range(0, chunks * QUERY_ROWS * padded * 4, 64):
+            store_f32(out + i, splat(F0))
+        for r in range(chunks * QUERY_ROWS):
+            put_f32(state + 8 * r, LOWEST)
+            put_f32(state + 8 * r + 4, F0)
+        last = get_i64(positions + 8 * (tokens - 1))
+        start = max(0, get_i64(positions) - window + 1) if window > 0 else 0
+        for base in range(start // PAGE * PAGE, last + 1, PAGE):
+            k = page_of(context, slot, base, at(row, LAYER)) + g * PAGE * (d + padded) * size
+            b0, b1 = max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base)
+            for c in range(chunks):
+                here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
+                for r in range(here):
+                    high = get_i64(positions + 8 * ((c * QUERY_ROWS + r) // group))
+                    put_i64(limits + 16 * r, high - window + 1 if window > 0 else 0)
+                    put_i64(limits + 16 * r + 8, high)
+                o = c * QUERY_ROWS * 4
+                run_chunk(here, q + o * d, k, k + PAGE * d * size, d, padded, b0, b1, base, limits, scores,
+                          state + 2 * o, out + o * padded, decay)  # fmt: skip
+        y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
+        store_outputs(out, state, y, at(row, LDY), group, rows, d, padded)
+
+    @jit
+    def kernel(row, context, thread):
+        kv_heads, tiles = at(row, KV_HEADS), at(context, TILES)
+        items = get_i64(at(context, COUNTS) + 16) * kv_heads
+        while True:
+            item = take(row, context, 1)
+            if item >= items:
+                break
+            tile = tiles + item // kv_heads * 16
+            one(row, context, thread, get_i64(tile), get_i64(tile + 8), item % kv_heads)
+
+    return kernel
+
+
+KERNELS = {"attention_f16": lambda: attention(2), "attention_f32": lambda: attention(4)}

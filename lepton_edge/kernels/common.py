@@ -1,0 +1,88 @@
+"""What every kernel needs: fields of its row, its share of the work, the layout of quantized activations."""
+
+import numpy as np
+from .layout import CANCEL, COUNTS, GROUP, RECORD, SYNC
+from .ops import COUNT, COUNTER
+from .simd.words import (
+    ISA,
+    add_i32,
+    atomic_add,
+    atomic_load,
+    get_f32,
+    get_i64,
+    jit,
+    load_f32,
+    mul,
+    put_f32,
+    put_i32,
+    reduce_add_i32,
+    reduce_max,
+    round_i32,
+    splat,
+    store_i8,
+    vabs,
+    vmax,
+)
+
+F0, F1 = np.float32(0), np.float32(1)
+TINY = np.float32(1e-30)  # a group below this is zero: 127 divided by it would overflow
+WIDTHS = tuple(tokens for tokens, _ in ISA.tiles)  # tokens in a tile, widest first; the last is 1
+
+@jit
+def at(row, field):
+    """An int64 field of a row or of the context."""
+    return get_i64(row + field)
+
+
+@jit
+def count(row, context):
+    """How many tokens this op runs over."""
+    return get_i64(get_i64(context + COUNTS) + get_i64(row + 8 * COUNT) * 8)
+
+
+@jit
+def take(row, context, chunk):
+    """The start of the next `chunk` items of this op's work; a huge number once it is cancelled."""
+    if atomic_load(get_i64(context + SYNC) + CANCEL) != 0:
+        return 1 << 60
+    return atomic_add(row + 8 * COUNTER, chunk)
+
+
+@jit
+def tile_of(t, tokens):
+    """(first token, width) of the tile that holds token t of a batch of `tokens`.
+
+    A batch is cut into as many of the widest tiles as fit, then the next narrower, down to single tokens, so no
+    tile is padded and the records of a tile start at first * groups * RECORD whatever its width.
+    """
+    first, width = 0, 1
+    for w in WIDTHS:
+        full = (tokens - first) // w * w
+        width = w
+        if t < first + full:
+            break
+        first += full
+    return first + (t - first) // width * width, width
+
+
+@jit
+def quantize_row(x, records, groups, g0, g1, t, tokens):
+    """Groups g0..g1 of token t's row at `x` into int8 records: q = round(x * 127 / max|x|), scale, -(sum of q)."""
+    first, width = tile_of(t, tokens)
+    record = records + (first * groups + g0 * width) * RECORD
+    x += g0 * GROUP * 4
+    i = t - first
+    for _ in range(g1 - g0):
+        low, high = load_f32(x), load_f32(x + 64)
+        top = reduce_max(vmax(vabs(low), vabs(high)))
+        inverse = splat(np.float32(127.0) / top if top > TINY else F0)
+        a, b = round_i32(mul(low, inverse)), round_i32(mul(high, inverse))
+        store_i8(record + i * GROUP, a)
+        store_i8(record + i * GROUP + 16, b)
+        put_f32(record + width * 32 + i * 4, top * np.float32(1 / 127))
+        put_i32(record + width * 36 + i * 4, -reduce_add_i32(add_i32(a, b)))
+        x += 4 * GROUP
+        record += width * RECORD
+
+
+__all__ = ["F0", "F1", "WIDTHS", "at", "count", "get_f32", "quantize_row", "take", "tile_of"]

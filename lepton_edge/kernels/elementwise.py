@@ -1,0 +1,103 @@
+"""Ops that touch each token's row by itself: norms, quantizing, the gated activation, picking rows.
+
+Rows are padded with zeros to a multiple of 32 floats, so no kernel has a ragged tail.
+"""
+
+import numpy as np
+
+from .common import F1, at, count, get_f32, quantize_row, take
+from .layout import GROUP, PICKS, THREADS
+from .ops import field
+from .simd.words import add, div, exp, fma, get_i64, jit, load_f32, mul, reduce_add, splat, sqrt, store_f32, sub
+
+NORM_X, NORM_LDX, NORM_WEIGHT, NORM_Y, NORM_LDY, NORM_N, NORM_EPS, NORM_RECORDS, NORM_GROUPS = (
+    field("rms_norm", f) for f in ("x", "ldx", "weight", "y", "ldy", "n", "eps", "records", "groups")
+)
+QUANTIZE_X, QUANTIZE_LDX, QUANTIZE_RECORDS, QUANTIZE_GROUPS = (
+    field("quantize", f) for f in ("x", "ldx", "records", "groups")
+)
+SWIGLU_GATE, SWIGLU_UP, SWIGLU_LDX, SWIGLU_Y, SWIGLU_LDY, SWIGLU_RECORDS, SWIGLU_GROUPS = (
+    field("swiglu", f) for f in ("gate", "up", "ldx", "y", "ldy", "records", "groups")
+)
+GATHER_X, GATHER_LDX, GATHER_Y, GATHER_LDY, GATHER_N = (field("gather", f) for f in ("x", "ldx", "y", "ldy", "n"))
+
+
+@jit
+def rms_norm(row, context, thread):
+    """y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)."""
+    tokens, groups, records = count(row, context), at(row, NORM_GROUPS), at(row, NORM_RECORDS)
+    n, weight = at(row, NORM_N), at(row, NORM_WEIGHT)
+    while True:
+        t = take(row, context, 1)
+        if t >= tokens:
+            break
+        x, y = at(row, NORM_X) + t * at(row, NORM_LDX) * 4, at(row, NORM_Y) + t * at(row, NORM_LDY) * 4
+        a, b = splat(np.float32(0)), splat(np.float32(0))
+        for g in range(groups):
+            low, high = load_f32(x + g * 128), load_f32(x + g * 128 + 64)
+            a, b = fma(low, low, a), fma(high, high, b)
+        mean = reduce_add(add(a, b)) / np.float32(n)
+        scale = div(splat(F1), sqrt(splat(mean + get_f32(row + NORM_EPS))))
+        for i in range(0, groups * 128, 64):
+            store_f32(y + i, mul(mul(load_f32(x + i), scale), load_f32(weight + i)))
+        if records != 0:
+            quantize_row(y, records, groups, 0, groups, t, tokens)
+
+
+@jit
+def quantize(row, context, thread):
+    """Each token's row as int8 groups, for the packed matrix products."""
+    tokens = count(row, context)
+    while True:
+        t = take(row, context, 1)
+        if t >= tokens:
+            break
+        x = at(row, QUANTIZE_X) + t * at(row, QUANTIZE_LDX) * 4
+        quantize_row(x, at(row, QUANTIZE_RECORDS), at(row, QUANTIZE_GROUPS), 0, at(row, QUANTIZE_GROUPS), t, tokens)
+
+
+@jit
+def swiglu(row, context, thread):
+    """y = gate * sigmoid(gate) * up (Shazeer 2020); a token's columns are shared out too when there is one token."""
+    tokens, groups, records = count(row, context), at(row, SWIGLU_GROUPS), at(row, SWIGLU_RECORDS)
+    threads = at(context, THREADS)
+    parts = threads * 2 if tokens < threads * 2 else 1
+    share = (groups + parts - 1) // parts
+    one = splat(F1)
+    while True:
+        item = take(row, context, 1)
+        if item >= tokens * parts:
+            break
+        t, first = item // parts, item % parts * share
+        last = min(groups, first + share)
+        offset = t * at(row, SWIGLU_LDX) * 4
+        gate, up = at(row, SWIGLU_GATE) + offset, at(row, SWIGLU_UP) + offset
+        y = at(row, SWIGLU_Y) + t * at(row, SWIGLU_LDY) * 4
+        for i in range(first * GROUP * 4, last * GROUP * 4, 64):
+            g = load_f32(gate + i)
+            sigmoid = div(one, add(one, exp(sub(splat(np.float32(0)), g))))
+            store_f32(y + i, mul(mul(g, sigmoid), load_f32(up + i)))
+        if records != 0 and first < last:
+            quantize_row(y, records, groups, first, last, t, tokens)
+
+
+@jit
+def gather(row, context, thread):
+    """y[m] = x[wanted[m]]: from here on only the tokens whose logits are wanted."""
+    picks = at(context, PICKS)
+    while True:
+        m = take(row, context, 1)
+        if m >= count(row, context):
+            break
+        x = at(row, GATHER_X) + get_i64(picks + 8 * m) * at(row, GATHER_LDX) * 4
+        y = at(row, GATHER_Y) + m * at(row, GATHER_LDY) * 4
+        for i in range(0, at(row, GATHER_N) * 4, 64):
+            store_f32(y + i, load_f32(x + i))
+
+
+KERNELS = {
+    "rms_norm": lambda: rms_norm,
+    "quantize": lambda: quantize,
+    "swiglu": lambda: swiglu,
+    "gather": lambda: gather,
+}

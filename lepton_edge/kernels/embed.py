@@ -1,0 +1,93 @@
+"""y[t] = row id[t] of the embedding table, as floats, whatever format the table has."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .common import at, count, take
+from .layout import BLOCK, GROUP, IDS
+from .ops import field
+from .simd.words import (
+    get_i64,
+    get_u8,
+    jit,
+    lane,
+    load_bf16,
+    load_bf16_some,
+    load_f16,
+    load_f16_some,
+    load_f32,
+    load_f32_some,
+    put_f32,
+    store_f32,
+    store_f32_some,
+)
+
+LOADS = {
+    "f32": (4, load_f32, load_f32_some),
+    "f16": (2, load_f16, load_f16_some),
+    "bf16": (2, load_bf16, load_bf16_some),
+}
+ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes")
+
+
+def each_token(op: str, copy: Callable) -> Callable:
+    """A kernel that calls `copy(w, id, y, n, groups, block_bytes)` for every token."""
+    W, Y, LDY, N, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
+
+    @jit
+    def kernel(row, context, thread):
+        tokens, ids = count(row, context), at(context, IDS)
+        while True:
+            t = take(row, context, 1)
+            if t >= tokens:
+                break
+            y = at(row, Y) + t * at(row, LDY) * 4
+            copy(at(row, W), get_i64(ids + 8 * t), y, at(row, N), at(row, GROUPS), at(row, BLOCK_BYTES))
+
+    return kernel
+
+
+def plain(name: str) -> Callable:
+    """The kernel for a row-major table."""
+    size, load, load_some = LOADS[name]
+
+    @jit
+    def copy(w, token, y, n, groups, block_bytes):
+        x = w + token * n * size
+        for _ in range(n // 16):
+            store_f32(y, load(x))
+            x += 16 * size
+            y += 64
+        if n % 16 != 0:
+            store_f32_some(y, load_some(x, n % 16), n % 16)
+
+    return each_token(f"embed_{name}", copy)
+
+
+@jit
+def copy_q8(w, token, y, n, groups, block_bytes):
+    block, r = w + token // BLOCK * block_bytes, token % BLOCK
+    for g in range(groups):
+        scale = lane(load_f16(block + groups * 512 + g * 32), r)
+        for c in range(min(GROUP, n - g * GROUP)):
+            value = get_u8(block + g * 512 + c // 4 * 64 + r * 4 + c % 4) - 128
+            put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
+
+
+@jit
+def copy_q4(w, token, y, n, groups, block_bytes):
+    block, r = w + token // BLOCK * block_bytes, token % BLOCK
+    for g in range(groups):
+        scale = lane(load_f16(block + groups * 256 + g * 32), r)
+        for c in range(min(GROUP, n - g * GROUP)):
+            byte = get_u8(block + g * 256 + c // 8 * 64 + r * 4 + c % 4)
+            value = (byte >> (c % 8 // 4 * 4) & 15) - 8
+            put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
+
+
+KERNELS = {
+    **{f"embed_{name}": lambda name=name: plain(name) for name in LOADS},
+    "embed_q8": lambda: each_token("embed_q8", copy_q8),
+    "embed_q4": lambda: each_token("embed_q4", copy_q4),
+}

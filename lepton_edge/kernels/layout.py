@@ -1,0 +1,26 @@
+"""Sizes and offsets that the kernels and the code that feeds them agree on.  Plain numbers: Numba reads them."""
+
+# Weights and activations.
+GROUP = 32  # columns that share a scale
+BLOCK = 16  # rows of a packed weight that lie interleaved
+RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -(sum)
+
+# The key/value cache.  A page holds, for each layer and key/value head, K as [PAGE / 16][D][16] and V as [PAGE][D'],
+# D' = D rounded up to 16: scores of 16 positions are one register, and so are 16 values of a V row.
+PAGE = 128  # positions in a page
+QUERY_ROWS = 8  # query rows (token x head) that share one pass over keys and values in registers
+QUERY_TILE = 16  # tokens of one sequence that attention takes together, at most
+
+# The executor's context: byte offsets of its int64 fields.
+(
+    PROGRAM, ROWS, THREADS, SYNC, SCRATCH, SCRATCH_STRIDE, YIELD, COUNTS, IDS, POSITIONS, SLOTS, PICKS, PAGES,
+    PAGES_STRIDE, TILES, STAMPS,
+) = (8 * i for i in range(16))  # fmt: skip
+CONTEXT_FIELDS = 16
+# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens).
+
+# The sync block: byte offsets, a cache line pair each, so that waiting threads do not disturb the others.
+# FINISHED is an int64 for each thread: it has left the step.
+ARRIVED, GENERATION, CANCEL, STOPPED, FINISHED = (128 * i for i in range(5))
+MAX_THREADS = 256
+SYNC_BYTES = FINISHED + 8 * MAX_THREADS

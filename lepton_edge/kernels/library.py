@@ -1,0 +1,125 @@
+"""Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
+
+The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, and the instruction set, so an edit or
+an upgrade never meets old code.  Objects are written whole or not at all; several processes may build at once.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+
+from ..errors import MachineError
+
+__all__ = ["cache_folder", "kernels"]
+
+HERE = Path(__file__).parent
+_lock = Lock()
+_loaded: dict[tuple[str, str], int] = {}
+_engines: list[object] = []  # own the machine code; kept for the life of the process
+
+
+def cache_folder() -> Path:
+    """Where objects are kept: LEPTON_CACHE, else the platform's place for a user's caches."""
+    if chosen := os.environ.get("LEPTON_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lepton-edge"
+
+
+@lru_cache(maxsize=8)
+def object_folder(isa: str) -> Path:
+    """The cache folder of this version's objects for one instruction set."""
+    digest = hashlib.sha256()
+    for source in sorted(HERE.rglob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update(f"{version('numba')} {version('llvmlite')} {isa} {sys.platform}".encode())
+    return cache_folder() / f"{isa}-{digest.hexdigest()[:20]}"
+
+
+def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None = None) -> dict[str, int]:
+    """Addresses of the compiled kernels `ops` for an instruction set that this CPU has.
+
+    Missing ones are compiled first, in processes of their own (about ten seconds for a model, once); `notify` is
+    told so in a line of text.  Raises MachineError where compiling or the cache folder fails.
+    """
+    with _lock:
+        wanted = [op for op in dict.fromkeys(ops) if (isa, op) not in _loaded]
+        if wanted:
+            folder = object_folder(isa)
+            missing = [op for op in wanted if not (folder / f"{op}.o").is_file()]
+            if missing:
+                if notify:
+                    notify(f"compiling {len(missing)} kernels for {isa} (once, into {folder})")
+                _compile(missing, isa, folder)
+            _load(wanted, isa, folder)
+        return {op: _loaded[isa, op] for op in ops}
+
+
+def _compile(ops: list[str], isa: str, folder: Path) -> None:
+    """Compile ops in two processes, the slowest kernels (the matrix products) apart from the small ones."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"{folder}: cannot make the kernel cache ({error}); set LEPTON_CACHE to a writable folder") from None
+    heavy = [op for op in ops if op.startswith("matmul")]
+    shares = [share for share in (heavy, [op for op in ops if op not in heavy]) if share]
+    root = str(HERE.parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]
+    workers = [
+        subprocess.Popen([*command, *share], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, text=True)  # fmt: skip
+        for share in shares
+    ]
+    try:
+        reports = [worker.communicate()[1] for worker in workers]
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+        raise
+    for worker, report in zip(workers, reports, strict=True):
+        if worker.returncode:
+            last = report.strip().splitlines()[-1] if report.strip() else f"exit code {worker.returncode}"
+            raise MachineError(f"compiling the kernels for {isa} failed: {last}; run `lepton doctor`")
+
+
+def _load(ops: list[str], isa: str, folder: Path) -> None:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=3)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for op in ops:
+        path = folder / f"{op}.o"
+        try:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(path.read_bytes()))
+        except (OSError, RuntimeError) as error:
+            raise MachineError(f"{path}: cannot load the compiled kernel ({error}); delete the folder") from None
+    engine.finalize_object()
+    for op in ops:
+        address = engine.get_function_address(f"lepton_{op}")
+        if not address:
+            raise MachineError(f"{folder / op}.o: no kernel in it; delete the folder")
+        _loaded[isa, op] = address
+    _engines.append(engine)
+
+
+def callable_kernel(address: int) -> Callable[[int, int, int], None]:
+    """A kernel as a Python function of three addresses or integers; the GIL is free while it runs."""
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+    function: Callable[[int, int, int], None] = prototype(address)
+    return function

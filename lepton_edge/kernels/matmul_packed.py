@@ -1,0 +1,170 @@
+"""y = W x for packed weights (q4, q8) and activations quantized to int8 groups of 32.
+
+W lies in blocks of 16 rows (see `quant/q4.py`): one register of weights holds 4 columns of 16 rows, and is multiplied
+with 4 values of x repeated in all lanes, so there is no horizontal sum.  A register tile is `tokens` x `blocks`
+accumulators; the weights of a group are unpacked once and used by every token of the tile.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .common import at, count, take
+from .layout import BLOCK, RECORD, THREADS
+from .ops import field
+from .simd.words import ISA, i64, jit, unrolled, zeros
+
+GROUP_BYTES = {"q4": 256, "q8": 512}
+PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
+ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "block_bytes")
+
+
+def unpack(isa: Any, name: str, weights: Any, offset: int) -> list:
+    """The eight registers of one group of one block: columns 0..3, 4..7, … of its 16 rows."""
+    if name == "q8":
+        return [isa.load_i32(weights, offset + 64 * c) for c in range(8)]
+    pairs = [isa.load_i32(weights, offset + 64 * c) for c in range(4)]
+    return [half(v) for v in pairs for half in (isa.low_nibbles, isa.high_nibbles)]
+
+
+def group_product(name: str, tokens: int, blocks: int) -> Callable:
+    """A tile's accumulators plus the products of one group of 32 columns."""
+
+    def body(isa: Any, total: list, weights: Any, scales: Any, x: Any, block_bytes: Any) -> Sequence:
+        shift = 3 if name == "q4" else isa.q8_bias_shift
+        dot = isa.dot_q4 if name == "q4" else isa.dot_q8
+        unpacked, scale = [], []
+        for _ in range(blocks):
+            unpacked.append(unpack(isa, name, weights, 0))
+            scale.append(isa.load_f16(scales))
+            weights, scales = isa.b.add(weights, block_bytes), isa.b.add(scales, block_bytes)
+        for t in range(tokens):
+            columns = [isa.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
+            x_scale = isa.broadcast_f32(x, tokens * 32 + 4 * t)
+            start = isa.zero_i32()
+            if shift is not None:
+                start = isa.shift_left(isa.broadcast_i32(x, tokens * 36 + 4 * t), shift)
+            for b in range(blocks):
+                i = t * blocks + b
+                product = isa.to_f32(dot(start, unpacked[b], columns))
+                total[i] = isa.fma(product, isa.mul(scale[b], x_scale), total[i])
+        return total
+
+    return unrolled(body, tokens * blocks, i64, i64, i64, i64)
+
+
+def finish(tokens: int, blocks: int) -> tuple[Callable, Callable, Callable]:
+    """Words that add the bias to a tile, add what y holds, and store the tile in y."""
+
+    def each(action: Callable) -> Callable:
+        def body(isa: Any, total: list, address: Any, stride: Any) -> Sequence:
+            for t in range(tokens):
+                for b in range(blocks):
+                    total[t * blocks + b] = action(isa, total[t * blocks + b], address, 64 * b)
+                address = isa.b.add(address, stride)
+            return total
+
+        return unrolled(body, tokens * blocks, i64, i64)
+
+    def plus(isa: Any, value: Any, address: Any, offset: int) -> Any:
+        return isa.add(value, isa.load_f32(address, offset))
+
+    def store(isa: Any, value: Any, address: Any, offset: int) -> Any:
+        isa.store_f32(address, value, offset)
+        return value
+
+    return each(plus), each(store)
+
+
+def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
+    """One tile over all its columns."""
+    zero, product = zeros(tokens * blocks), group_product(name, tokens, blocks)
+    plus, store = finish(tokens, blocks)
+    group_bytes, record = GROUP_BYTES[name], tokens * RECORD
+
+    @jit
+    def tile(w, x, y, ldy, bias, accumulate, groups, block_bytes):
+        total = zero()
+        weights, scales = w, w + groups * group_bytes
+        for _ in range(groups):
+            total = product(total, weights, scales, x, block_bytes)
+            weights += group_bytes
+            scales += 2 * BLOCK
+            x += record
+        if bias != 0:
+            total = plus(total, bias, 0)
+        if accumulate != 0:
+            total = plus(total, y, ldy)
+        store(total, y, ldy)
+
+    return tile
+
+
+def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
+    """Tiles of `tokens` tokens from `first` on, as many as are whole, over the blocks b0..b1; -> the next token."""
+    wide, single = tile_kernel(name, tokens, blocks), tile_kernel(name, tokens, 1)
+
+    @jit
+    def strip(first, count, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+        while first + tokens <= count:
+            xt, b = x + first * groups * RECORD, b0
+            while b < b1:
+                wb, yb = w + b * block_bytes, y + first * ldy + b * 64
+                bb = bias + b * 64 if bias != 0 else 0
+                if b + blocks <= b1:
+                    wide(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes)
+                    b += blocks
+                else:
+                    single(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes)
+                    b += 1
+            first += tokens
+        return first
+
+    return strip
+
+
+def matmul(name: str) -> Callable:
+    """The kernel of op `matmul_<name>`: panels of blocks are shared out, all tokens pass over a panel."""
+    op = f"matmul_{name}"
+    X, W, Y, LDY, BIAS, ACCUMULATE, BLOCKS, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
+    strips = tuple(strip_kernel(name, tokens, blocks) for tokens, blocks in ISA.tiles)
+    all_strips = chain(strips)
+
+    @jit
+    def kernel(row, context, thread):
+        tokens = count(row, context)
+        if tokens == 0:
+            return
+        blocks, groups, block_bytes = at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
+        panel = max(1, min(blocks // (at(context, THREADS) * 4), PANEL_BYTES // block_bytes))
+        panel += panel & 1
+        while True:
+            b0 = take(row, context, panel)
+            if b0 >= blocks:
+                break
+            all_strips(0, tokens, b0, min(blocks, b0 + panel), at(row, W), at(row, X), at(row, Y), at(row, LDY) * 4,
+                       at(row, BIAS), at(row, ACCUMULATE), groups, block_bytes)  # fmt: skip
+
+    return kernel
+
+
+def chain(strips: Sequence[Callable]) -> Callable:
+    """Run the strips one after the other, each from where the one before it stopped."""
+    strip = strips[0]
+    if len(strips) == 1:
+
+        @jit
+        def last(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+            strip(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+
+        return last
+    rest = chain(strips[1:])
+
+    @jit
+    def run(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+        first = strip(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+        rest(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+
+    return run
+
+
+KERNELS = {f"matmul_{name}": lambda name=name: matmul(name) for name in ("q4", "q8")}

@@ -1,0 +1,63 @@
+"""The op table's vocabulary: which ops there are, and which int64 fields a row of each has.
+
+A row is `ROW` int64 fields.  The first four are the same for all ops; the others are the op's own, in the order given
+here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are addresses once bound, 0 for none),
+`i` integer, `f` float32 (its bits).
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["BARRIER", "COUNT", "COUNTER", "KERNEL", "OPS", "ROW", "TOKENS", "WANTED", "Op", "field"]
+
+ROW = 20
+KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; meet after it?; TOKENS or WANTED; work taken
+TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, or those whose logits are wanted
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op: its name, and its fields as (name, kind)."""
+
+    name: str
+    fields: tuple[tuple[str, str], ...]
+
+    def index(self, name: str) -> int:
+        """Position of a field in the row."""
+        return 4 + [f for f, _ in self.fields].index(name)
+
+
+def _op(name: str, spec: str) -> Op:
+    """`spec` is 'name:kind …'; a word without a kind is an integer."""
+    words = [word.split(":") for word in spec.split()]
+    return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words))
+
+
+PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32")
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        # y[t] = row token[t] of w
+        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes") for f in PLAIN + PACKED),
+        # y[t] = x[t] / rms(x[t]) * weight, and as int8 groups where `records` is given
+        _op("rms_norm", "x:a ldx weight:p y:a ldy n eps:f records:a groups"),
+        # records[t] = x[t] as int8 groups of 32 with scale and sum
+        _op("quantize", "x:a ldx records:a groups"),
+        # y[t] (+)= w x[t] (+ bias)
+        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate blocks groups block_bytes") for f in PACKED),
+        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate ldx columns") for f in PLAIN),
+        # rotate q and k by their positions; k and v go into the cache
+        *(_op(f"rope_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer") for c in CACHES),
+        # y[t] = softmax(q k / scale) v over the sequence's cache
+        *(_op(f"attention_{c}", "q:a ldq y:a ldy heads kv_heads head_dim scale:f window layer") for c in CACHES),
+        # y[t] = silu(gate[t]) * up[t], and as int8 groups where `records` is given
+        _op("swiglu", "gate:a up:a ldx y:a ldy n records:a groups"),
+        # y[m] = x[wanted[m]]
+        _op("gather", "x:a ldx y:a ldy n"),
+    )
+}
+
+
+def field(op: str, name: str) -> int:
+    """Byte offset of a field in a row of `op`."""
+    return 8 * OPS[op].index(name)

@@ -1,0 +1,299 @@
+"""The vocabulary of the kernels, spelled in LLVM IR that every machine understands.
+
+A register holds 16 lanes: `f32` lanes, or `i32` lanes that may also be read as 4 bytes each.  LLVM splits
+them into the halves or quarters that a narrower machine has, so a kernel is written once, over 16 lanes.
+An instruction set is a subclass that respells only what it does better (see `avx512.py`, `avx2.py`).
+
+Methods emit code: they take and return LLVM values.  An address is an i64, and offsets are Python ints, so
+that a tile's addresses become one register plus an immediate.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+LANES = 16
+I8, I16, I32, I64, F32, HALF = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
+VF, VI, VH, VS = (ir.VectorType(t, LANES) for t in (F32, I32, HALF, I16))
+Value = Any  # an LLVM value
+
+
+def call(builder: Any, name: str, result: Any, *args: Value) -> Value:
+    """Call an LLVM intrinsic by its name; a misspelt name aborts the process, so every name here is tested."""
+    module, kind = builder.module, ir.FunctionType(result, [a.type for a in args])
+    function = module.globals.get(name) or ir.Function(module, kind, name)
+    return builder.call(function, args)
+
+
+def constant(value: float | int | Sequence[int], kind: Any) -> Value:
+    """A constant; a vector type repeats a single value in all lanes."""
+    if isinstance(kind, ir.VectorType) and not isinstance(value, Sequence):
+        value = [value] * kind.count
+    return ir.Constant(kind, value)
+
+
+class Portable:
+    """Plain LLVM vectors: the instruction set called `generic`, and the base of the others."""
+
+    name = "generic"
+    cpu, features = "x86-64", ""
+    # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
+    tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
+    # Widths in which query rows share a register of keys or values, widest first.
+    query_rows: tuple[int, ...] = (4, 1)
+    # The group dot product of q8 starts at -(sum of x) << this, or at 0 where None (weights made signed first).
+    q8_bias_shift: int | None = None
+
+    def __init__(self, builder: Any) -> None:
+        self.b = builder
+
+    # -- memory ---------------------------------------------------------------------------------------------
+
+    def pointer(self, address: Value, offset: int, kind: Any) -> Value:
+        if offset:
+            address = self.b.add(address, ir.Constant(I64, offset))
+        return self.b.inttoptr(address, kind.as_pointer())
+
+    def load(self, address: Value, offset: int, kind: Any) -> Value:
+        value = self.b.load(self.pointer(address, offset, kind), typ=kind)
+        value.align = 1
+        return value
+
+    def store(self, address: Value, offset: int, value: Value) -> None:
+        self.b.store(value, self.pointer(address, offset, value.type)).align = 1
+
+    def load_some(self, address: Value, n: Value, kind: Any) -> Value:
+        """The first n lanes at `address`, zeros in the rest; memory past them is not touched."""
+        name = {VF: "v16f32", VS: "v16i16"}[kind]
+        zero = ir.Constant(kind, None)
+        return call(self.b, f"llvm.masked.load.{name}.p0", kind, self.pointer(address, 0, kind),
+                    ir.Constant(I32, 1), self.first(n), zero)  # fmt: skip
+
+    def first(self, n: Value) -> Value:
+        """The mask of the first n lanes (n may exceed 16)."""
+        count = self.splat(self.b.trunc(n, I32), VI)
+        return self.b.icmp_signed("<", constant(list(range(LANES)), VI), count)
+
+    def load_f32(self, address: Value, offset: int = 0) -> Value:
+        return self.load(address, offset, VF)
+
+    def load_f32_some(self, address: Value, n: Value) -> Value:
+        return self.load_some(address, n, VF)
+
+    def store_f32(self, address: Value, value: Value, offset: int = 0) -> None:
+        self.store(address, offset, value)
+
+    def store_f32_some(self, address: Value, value: Value, n: Value) -> None:
+        call(self.b, "llvm.masked.store.v16f32.p0", ir.VoidType(), value, self.pointer(address, 0, VF),
+             ir.Constant(I32, 1), self.first(n))  # fmt: skip
+
+    def load_i32(self, address: Value, offset: int = 0) -> Value:
+        return self.load(address, offset, VI)
+
+    def load_f16(self, address: Value, offset: int = 0) -> Value:
+        return self.widen_f16(self.load(address, offset, VS))
+
+    def load_f16_some(self, address: Value, n: Value) -> Value:
+        return self.widen_f16(self.load_some(address, n, VS))
+
+    def store_f16(self, address: Value, value: Value, offset: int = 0) -> None:
+        self.store(address, offset, self.narrow_f16(value))
+
+    def load_bf16(self, address: Value, offset: int = 0) -> Value:
+        return self.widen_bf16(self.load(address, offset, VS))
+
+    def load_bf16_some(self, address: Value, n: Value) -> Value:
+        return self.widen_bf16(self.load_some(address, n, VS))
+
+    def store_i8(self, address: Value, value: Value) -> None:
+        """The low byte of each lane, 16 bytes in all."""
+        self.store(address, 0, self.b.trunc(value, ir.VectorType(I8, LANES)))
+
+    def broadcast_f32(self, address: Value, offset: int = 0) -> Value:
+        """One float from memory in all lanes."""
+        return self.splat(self.load(address, offset, F32), VF)
+
+    def broadcast_i32(self, address: Value, offset: int = 0) -> Value:
+        """Four bytes from memory in all lanes."""
+        return self.splat(self.load(address, offset, I32), VI)
+
+    def prefetch(self, address: Value, offset: int = 0) -> None:
+        pointer = self.pointer(address, offset, I8)
+        read, locality, data = (ir.Constant(I32, i) for i in (0, 3, 1))
+        call(self.b, "llvm.prefetch.p0", ir.VoidType(), pointer, read, locality, data)
+
+    # -- arithmetic -----------------------------------------------------------------------------------------
+
+    def splat(self, scalar: Value, kind: Any) -> Value:
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(0, VI))
+
+    def splat_f32(self, scalar: Value) -> Value:
+        return self.splat(scalar, VF)
+
+    def zero_i32(self) -> Value:
+        return constant(0, VI)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.b.fadd(a, b)
+
+    def add_if(self, value: Value, address: Value, offset: int, condition: Value) -> Value:
+        """A scalar plus the float at address + offset, where the condition is not zero; else the memory is not touched."""
+        taken = self.b.icmp_signed("!=", condition, ir.Constant(I64, 0))
+        before = self.b.block
+        with self.b.if_then(taken):
+            more = self.b.fadd(value, self.load(address, offset, F32))
+            after = self.b.block
+        merged = self.b.phi(F32)
+        merged.add_incoming(value, before)
+        merged.add_incoming(more, after)
+        return merged
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.b.fsub(a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.b.fmul(a, b)
+
+    def div(self, a: Value, b: Value) -> Value:
+        return self.b.fdiv(a, b)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c; two roundings here, because a machine without the instruction would call libm."""
+        return self.b.fadd(self.b.fmul(a, b), c)
+
+    def max(self, a: Value, b: Value) -> Value:
+        return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
+
+    def sqrt(self, a: Value) -> Value:
+        return call(self.b, "llvm.sqrt.v16f32", VF, a)
+
+    def abs(self, a: Value) -> Value:
+        bits = self.b.and_(self.b.bitcast(a, VI), constant(0x7FFFFFFF, VI))
+        return self.b.bitcast(bits, VF)
+
+    def to_f32(self, a: Value) -> Value:
+        return self.b.sitofp(a, VF)
+
+    def round_i32(self, a: Value) -> Value:
+        """To the nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits."""
+        magic = constant(12582912.0, VF)
+        return self.b.sub(self.b.bitcast(self.b.fadd(a, magic), VI), constant(0x4B400000, VI))
+
+    def exp(self, x: Value) -> Value:
+        """e^x, relative error below 2e-7; x is clamped to [-87, 88].  Cody & Waite reduction, Taylor to r^7/7!."""
+        x = self.max(x, constant(-87.0, VF))
+        x = self.b.select(self.b.fcmp_ordered("<", x, constant(88.0, VF)), x, constant(88.0, VF))
+        n = self.round_i32(self.b.fmul(x, constant(1.4426950408889634, VF)))
+        f = self.to_f32(n)
+        r = self.fma(f, constant(-0.693359375, VF), x)
+        r = self.fma(f, constant(2.12194440054690583e-4, VF), r)
+        p = constant(1 / 5040, VF)
+        for c in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+            p = self.fma(p, r, constant(c, VF))
+        scale = self.b.shl(self.b.add(n, constant(127, VI)), constant(23, VI))
+        return self.b.fmul(p, self.b.bitcast(scale, VF))
+
+    def within(self, value: Value, base: Value, low: Value, high: Value, fill: Value) -> Value:
+        """Lane i keeps its value where low <= base + i <= high, and becomes `fill` elsewhere."""
+        low, high = (self.splat(self.b.trunc(self.b.sub(limit, base), I32), VI) for limit in (low, high))
+        lane = constant(list(range(LANES)), VI)
+        keep = self.b.and_(self.b.icmp_signed(">=", lane, low), self.b.icmp_signed("<=", lane, high))
+        return self.b.select(keep, value, self.splat(fill, VF))
+
+    def halves(self, v: Value, combine: Any) -> Value:
+        """Reduce 16 lanes to a scalar by a tree of four shuffles."""
+        for width in (8, 4, 2, 1):
+            order = [(i + width) % LANES for i in range(LANES)]
+            v = combine(v, self.b.shuffle_vector(v, v, constant(order, VI)))
+        return self.b.extract_element(v, ir.Constant(I32, 0))
+
+    def reduce_add(self, v: Value) -> Value:
+        return self.halves(v, self.b.fadd)
+
+    def reduce_max(self, v: Value) -> Value:
+        return self.halves(v, self.max)
+
+    def reduce_add_i32(self, v: Value) -> Value:
+        return self.halves(v, self.b.add)
+
+    def add_i32(self, a: Value, b: Value) -> Value:
+        return self.b.add(a, b)
+
+    def lane(self, v: Value, i: Value) -> Value:
+        return self.b.extract_element(v, self.b.trunc(i, I32))
+
+    # -- half floats: integer arithmetic, because a machine without the instruction would call a library ---------
+
+    def widen_bf16(self, v: Value) -> Value:
+        return self.b.bitcast(self.b.shl(self.b.zext(v, VI), constant(16, VI)), VF)
+
+    def widen_f16(self, v: Value) -> Value:
+        b, bits = self.b, self.b.zext(v, VI)
+        sign = b.shl(b.and_(bits, constant(0x8000, VI)), constant(16, VI))
+        body = b.shl(b.and_(bits, constant(0x7FFF, VI)), constant(13, VI))
+        # Multiplying by 2^112 moves the exponent's bias from 15 to 127, subnormals included.
+        scaled = b.bitcast(b.fmul(b.bitcast(body, VF), constant(2.0**112, VF)), VI)
+        special = b.icmp_signed(">=", body, constant(0x0F800000, VI))
+        finite = b.select(special, b.or_(body, constant(0x7F800000, VI)), scaled)
+        return b.bitcast(b.or_(finite, sign), VF)
+
+    def narrow_f16(self, v: Value) -> Value:
+        """Round to nearest even; values too large become the largest half float, so no infinity is stored."""
+        b, bits = self.b, self.b.bitcast(v, VI)
+        sign = b.and_(b.lshr(bits, constant(16, VI)), constant(0x8000, VI))
+        size = b.bitcast(b.and_(bits, constant(0x7FFFFFFF, VI)), VF)
+        size = b.select(b.fcmp_ordered("<", size, constant(65504.0, VF)), size, constant(65504.0, VF))
+        word = b.bitcast(size, VI)
+        # Normal: rebias, add half a unit and the tie bit.  Subnormal: adding 0.5 leaves the rounded bits at the bottom.
+        odd = b.and_(b.lshr(word, constant(13, VI)), constant(1, VI))
+        normal = b.lshr(b.add(b.add(word, constant(0xC8000FFF - (1 << 32), VI)), odd), constant(13, VI))
+        tiny = b.sub(b.bitcast(b.fadd(size, constant(0.5, VF)), VI), constant(0x3F000000, VI))
+        small = b.fcmp_ordered("<", size, constant(2.0**-14, VF))
+        finite = b.or_(b.select(small, tiny, normal), sign)
+        return b.trunc(b.select(b.fcmp_unordered("uno", v, v), constant(0x7E00, VI), finite), VS)
+
+    # -- packed weights ---------------------------------------------------------------------------------------
+
+    def low_nibbles(self, v: Value) -> Value:
+        return self.b.and_(v, constant(0x0F0F0F0F, VI))
+
+    def high_nibbles(self, v: Value) -> Value:
+        return self.b.and_(self.b.lshr(v, constant(4, VI)), constant(0x0F0F0F0F, VI))
+
+    def shift_left(self, v: Value, n: int) -> Value:
+        return self.b.shl(v, constant(n, VI))
+
+    def dot4(self, total: Value, a: Value, b: Value) -> Value:
+        """total[lane] += sum over the lane's 4 bytes of unsigned a * signed b."""
+        for shift in (0, 8, 16, 24):
+            left = self.b.and_(self.b.lshr(a, constant(shift, VI)), constant(255, VI))
+            right = self.b.ashr(self.b.shl(b, constant(24 - shift, VI)), constant(24, VI))
+            total = self.b.add(total, self.b.mul(left, right))
+        return total
+
+    def dot_q4(self, start: Value, weights: Sequence[Value], x: Sequence[Value]) -> Value:
+        """One group of 32 columns: eight registers of nibbles (0..15) against eight broadcasts of int8."""
+        for w, a in zip(weights, x, strict=True):
+            start = self.dot4(start, w, a)
+        return start
+
+    def dot_q8(self, start: Value, weights: Sequence[Value], x: Sequence[Value]) -> Value:
+        """The same for bytes that hold weight + 128; see `q8_bias_shift` for where the sum must start."""
+        flipped = [self.b.xor(w, constant(0x80808080 - (1 << 32), VI)) for w in weights]
+        for w, a in zip(flipped, x, strict=True):
+            for shift in (0, 8, 16, 24):
+                left, right = (
+                    self.b.ashr(self.b.shl(v, constant(24 - shift, VI)), constant(24, VI)) for v in (w, a)
+                )
+                start = self.b.add(start, self.b.mul(left, right))
+        return start
+
+    # -- threads ------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Tell the core that this is a spin loop."""
+
+    def clock(self) -> Value:
+        return call(self.b, "llvm.readcyclecounter", I64)

@@ -1,0 +1,48 @@
+"""The entry point: every thread walks the op table, calling each row's kernel and meeting at its barrier."""
+
+from .common import at
+from .layout import ARRIVED, CANCEL, FINISHED, GENERATION, PROGRAM, ROWS, STAMPS, STOPPED, SYNC, THREADS, YIELD
+from .ops import BARRIER, KERNEL, ROW
+from .simd.words import atomic_add, atomic_load, atomic_store, call_kernel, call_plain, clock, get_i64, jit, pause, put_i64
+
+SPINS = 2000  # looks at the barrier before giving the core away: about 50 microseconds
+
+
+@jit
+def barrier(sync, threads, yielding):
+    """Wait for all threads; the last one to come decides, from the cancel flag, whether all stop."""
+    generation = atomic_load(sync + GENERATION)
+    if atomic_add(sync + ARRIVED, 1) + 1 == threads:
+        atomic_store(sync + ARRIVED, 0)
+        atomic_store(sync + STOPPED, atomic_load(sync + CANCEL))
+        atomic_store(sync + GENERATION, generation + 1)
+    else:
+        spins = 0
+        while atomic_load(sync + GENERATION) == generation:
+            spins += 1
+            if spins < SPINS or yielding == 0:
+                pause()
+            else:
+                call_plain(yielding)
+    return atomic_load(sync + STOPPED)
+
+
+@jit
+def walk(row, context, thread):
+    """Run the program at `context`; `row` is unused, so that this is called like every kernel."""
+    sync, threads, yielding = at(context, SYNC), at(context, THREADS), at(context, YIELD)
+    stamps = at(context, STAMPS)
+    row = at(context, PROGRAM)
+    for i in range(at(context, ROWS)):
+        if stamps != 0 and thread == 0:
+            put_i64(stamps + 8 * i, clock())
+        call_kernel(get_i64(row + 8 * KERNEL), row, context, thread)
+        if get_i64(row + 8 * BARRIER) != 0 and barrier(sync, threads, yielding) != 0:
+            break
+        row += 8 * ROW
+    if stamps != 0 and thread == 0:
+        put_i64(stamps + 8 * at(context, ROWS), clock())
+    atomic_store(sync + FINISHED + 8 * thread, 1)
+
+
+KERNELS = {"walk": lambda: walk}

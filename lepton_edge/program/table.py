@@ -1,0 +1,108 @@
+"""The program: rows of operations, and the buffers, weights and parameters that they name.
+
+Nothing here is an address yet: an executor allocates the buffers and binds the rows (`Program.bind`), or reads the
+names themselves (`reference.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.store import Weight
+from ..kernels.layout import GROUP, RECORD
+from ..kernels.ops import BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
+
+__all__ = ["Buffer", "Program", "Row", "pad"]
+
+Value = int | float | str | None
+
+
+def pad(n: int, multiple: int = GROUP) -> int:
+    """n rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An activation: `columns` floats for each token (padded to `ld`, the padding is zero), or their int8 records."""
+
+    name: str
+    columns: int
+    count: int = TOKENS
+    records: bool = False
+
+    @property
+    def ld(self) -> int:
+        """Floats from one token to the next."""
+        return pad(self.columns)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one token takes."""
+        return self.ld // GROUP * RECORD if self.records else self.ld * 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation.  `values` maps the op's fields to integers, floats, or names of buffers, weights, parameters."""
+
+    op: str
+    values: Mapping[str, Value]
+    count: int = TOKENS
+    barrier: bool = True
+    label: str = ""
+
+
+@dataclass
+class Program:
+    """A whole model.  `params` are float32 vectors, padded with zeros; `page_bytes` is one page of the KV cache."""
+
+    vocab: int
+    context: int
+    kv_dtype: str
+    rows: list[Row] = field(default_factory=list)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    page_bytes: int = 0
+    scratch_bytes: int = 0
+    query_tile: int = 1
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights; a decode step reads each once (of the embedding, one row if it is not tied)."""
+        return sum(weight.data.nbytes for weight in self.weights.values())
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a decode step of one token reads."""
+        used = {row.values["w"] for row in self.rows if row.op.startswith("matmul")}
+        return sum(self.weights[str(name)].data.nbytes for name in used)
+
+    def ops(self) -> list[str]:
+        """The ops that the program uses, each once."""
+        return list(dict.fromkeys(row.op for row in self.rows))
+
+    def bind(self, kernels: Mapping[str, int], address: Callable[[str, str], int]) -> NDArray[np.int64]:
+        """The table that the kernels walk, int64 [rows, ROW].
+
+        `kernels` maps an op to its address; `address(kind, name)` gives that of a buffer ('a'), weight ('w') or
+        parameter ('p').
+        """
+        table = np.zeros((len(self.rows), ROW), np.int64)
+        for i, row in enumerate(self.rows):
+            table[i, KERNEL], table[i, BARRIER], table[i, COUNT] = kernels[row.op], row.barrier, row.count
+            op = OPS[row.op]
+            if set(row.values) != {name for name, _ in op.fields}:
+                raise AssertionError(f"row {i}: fields of {row.op} are {op.fields}, got {list(row.values)}")
+            for name, kind in op.fields:
+                value = row.values[name]
+                if kind in "awp":
+                    table[i, op.index(name)] = 0 if value is None else address(kind, str(value))
+                elif kind == "f":
+                    table[i, op.index(name)] = int(np.float32(value).view(np.int32))
+                else:
+                    table[i, op.index(name)] = value
+        return table

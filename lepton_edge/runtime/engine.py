@@ -1,0 +1,272 @@
+"""The CPU executor: a program bound to memory, threads and a cache, run a batch of tokens at a time."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.store import Weight
+from ..errors import Cancelled, ContextLengthError, RequestError
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS
+from ..kernels.library import callable_kernel, kernels
+from ..kernels.machine import choose
+from ..kernels.ops import COUNTER, TOKENS
+from ..models.spec import DecoderSpec
+from ..program import Program, build_decoder
+from ..quant.formats import get_format
+from .cpu import default_threads
+from .memory import aligned_zeros
+from .pages import Pages
+from .pool import Pool, yield_address
+
+__all__ = ["Engine", "Source"]
+
+MAX_BATCH = 512  # tokens in a step: enough to use the matrix kernels fully, few enough to cancel between steps
+MAX_WANTED = 64  # tokens of a step whose logits are kept: bounds the logits' memory
+MAX_SLOTS = 256
+SHORT_STEP = 200e6  # weight bytes x tokens below which the caller runs along: some 20 ms at the slowest
+ROPE_BLOCK = 1024  # positions whose angles are computed at a time
+
+Ints = Sequence[int] | NDArray[np.integer]
+Array = NDArray[Any]
+
+
+class Source(Protocol):
+    """Where weights come from: a `Checkpoint`, or random ones."""
+
+    def weight(self, name: str) -> Weight: ...
+    def require(self, expected: dict[str, tuple[int, ...]], /) -> None: ...
+    def check_unchanged(self) -> None: ...
+
+
+class Engine:
+    """Runs a decoder on the CPU.  Sequences live in slots; a step takes tokens of any of them.
+
+    One step runs at a time: calls from several threads wait for each other.
+    """
+
+    def __init__(self, program: Program, spec: DecoderSpec, source: Source, threads: int, isa: str,
+                 notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
+        """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
+        self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
+        self.vocab, self.context, self.max_batch = program.vocab, program.context, MAX_BATCH
+        self._source = source
+        self._lock = threading.Lock()
+        self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._buffers = {
+            b.name: aligned_zeros(b.token_bytes * (MAX_BATCH if b.count == TOKENS else MAX_WANTED))
+            for b in program.buffers.values()
+        }
+        self._rope: NDArray[np.float32] = np.empty((program.context, spec.rope.dim), np.float32)
+        self._rope_filled = 0
+        found = kernels([*program.ops(), "walk"], isa, notify)
+        self._table = program.bind(found, self._address)
+        self._inputs = np.zeros((6, MAX_BATCH), np.int64)
+        self._ids, self._positions, self._slots, self._picks = self._inputs[:4]
+        self._tiles = self._inputs[4:].reshape(-1, 2)
+        self._counts = np.zeros(3, np.int64)
+        self._scratch = aligned_zeros(program.scratch_bytes * threads)
+        self._pool = Pool(callable_kernel(found["walk"]), threads)
+        self._context = np.zeros(CONTEXT_FIELDS, np.int64)
+        self._context[:15] = [
+            self._table.ctypes.data, len(self._table), threads, self._pool.sync, self._scratch.ctypes.data,
+            program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
+            self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
+            self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
+        ]  # fmt: skip
+
+    @classmethod
+    def load(cls, source: Source, spec: DecoderSpec, *, format: str | None = None, threads: int | None = None,
+             isa: str | None = None, kv_dtype: str | None = None, context: int | None = None,
+             notify: Callable[[str], None] | None = None) -> "Engine":  # fmt: skip
+        """An engine for a checkpoint.
+
+        format: None runs the weights as they lie; else matrices stored otherwise are converted in memory.
+        threads: None for the physical cores.  isa: None for the best.  context: None for the model's own.
+        kv_dtype: 'f16' or 'f32'; None for f32 where the weights are f32, else f16.
+        """
+        isa = choose(isa)
+        threads = _integer("threads", threads, 1, MAX_THREADS, default_threads())
+        length = _integer("context", context, 1, spec.context, spec.context)
+        if kv_dtype not in (None, "f16", "f32"):
+            raise RequestError(f"kv_dtype={kv_dtype!r}: expected 'f16' or 'f32'")
+        if format is not None:
+            get_format(format)
+        source.require(spec.tensors())
+        converted: dict[str, Weight] = {}
+
+        def weight(name: str) -> Weight:
+            found = source.weight(name)
+            if format is None or found.format == format or len(found.shape) < 2:
+                return found
+            if name not in converted:
+                converted[name] = convert(found, format)
+            return converted[name]
+
+        if kv_dtype is None:
+            kv_dtype = "f32" if weight(spec.names.name("q", 0)).format == "f32" else "f16"
+        return cls(build_decoder(spec, weight, kv_dtype, length), spec, source, threads, isa, notify)
+
+    # -- sequences ------------------------------------------------------------------------------------------------
+
+    def open(self) -> int:
+        """A new, empty sequence; -> its slot."""
+        with self._lock:
+            return self._pages.open()
+
+    def close_slot(self, slot: int) -> None:
+        """Forget a sequence; its memory goes to the next one."""
+        with self._lock:
+            self._pages.close(slot)
+
+    def length(self, slot: int) -> int:
+        """Positions of a sequence that are in the cache."""
+        self._pages.check(slot)
+        return self._pages.lengths[slot]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget a sequence's positions from `length` on."""
+        with self._lock:
+            self._pages.check(slot)
+            if not 0 <= length <= self._pages.lengths[slot]:
+                raise RequestError(f"cannot truncate to {length}: the sequence has {self._pages.lengths[slot]} positions")
+            self._pages.lengths[slot] = length
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache of keys and values."""
+        return self._pages.nbytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return self.program.weight_bytes
+
+    @property
+    def format(self) -> str:
+        """The format of most weight bytes."""
+        sizes: dict[str, int] = {}
+        for weight in self.program.weights.values():
+            sizes[weight.format] = sizes.get(weight.format, 0) + weight.data.nbytes
+        return max(sizes, key=lambda name: sizes[name])
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> NDArray[np.float32]:
+        """Run a batch of T tokens, each with its slot and position; -> float32 [M, V], logits of the wanted ones.
+
+        tokens, slots, positions: [T] integers.  A sequence's positions must continue it without a gap.  wanted: [M]
+        rising indices into the batch.  Raises RequestError for wrong arguments, ContextLengthError past the context,
+        Cancelled after `cancel`; the sequences' lengths then count only steps that were finished.
+        """
+        with self._lock:
+            batch = [np.asarray(a).astype(np.int64, copy=False).reshape(-1) for a in (tokens, slots, positions, wanted)]
+            self._check(*batch)
+            ids, where, at, picks = batch
+            out = np.empty((len(picks), self.vocab), np.float32)
+            start = done = 0
+            while start < len(ids):
+                stop = min(start + MAX_BATCH, len(ids))
+                limit = done + MAX_WANTED  # a step stops before a token whose logits there is no room for
+                if limit < len(picks) and picks[limit] < stop:
+                    stop = int(picks[limit])
+                here = picks[done : np.searchsorted(picks, stop)]
+                logits = self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
+                out[done : done + len(here)] = logits[:, : self.vocab]
+                start, done = stop, done + len(here)
+            return out
+
+    def cancel(self) -> None:
+        """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
+        self._pool.cancel()
+
+    def close(self) -> None:
+        """End the worker threads."""
+        with self._lock:
+            self._pool.close()
+
+    def _check(self, ids: Array, slots: Array, positions: Array, wanted: Array) -> None:
+        if not len(ids) == len(slots) == len(positions):
+            raise RequestError(f"{len(ids)} tokens, {len(slots)} slots, {len(positions)} positions: expected as many")
+        if len(ids) and not (0 <= ids.min() and ids.max() < self.vocab):
+            raise RequestError(f"token ids from {ids.min()} to {ids.max()}: expected 0 to {self.vocab - 1}")
+        if len(wanted) and not (0 <= wanted[0] and wanted[-1] < len(ids) and (np.diff(wanted) > 0).all()):
+            raise RequestError(f"wanted: expected rising indices from 0 to {len(ids) - 1}")
+        for slot in np.unique(slots).tolist():
+            self._pages.check(slot)
+            own, start = positions[slots == slot], self._pages.lengths[slot]
+            if not np.array_equal(own, np.arange(start, start + len(own))):
+                raise RequestError(f"sequence {slot} has {start} positions; expected tokens at {start}, {start + 1}, …")
+            if start + len(own) > self.context:
+                raise ContextLengthError(
+                    f"sequence {slot} would have {start + len(own)} tokens; the context has {self.context}"
+                )
+
+    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> NDArray[np.float32]:
+        """One pass over the program for at most MAX_BATCH checked tokens; -> a view of the logits [M, ld]."""
+        self._source.check_unchanged()
+        n, m = len(ids), len(picks)
+        ends = {slot: int(positions[slots == slot][-1]) + 1 for slot in set(slots.tolist())}
+        for slot, end in ends.items():
+            self._pages.reserve(slot, end)
+        self._fill_rope(max(ends.values()))
+        self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
+        self._counts[:] = n, m, self._cut_tiles(slots)
+        self._table[:, COUNTER] = 0
+        if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
+            raise Cancelled("stopped by cancel()")
+        self._pages.lengths.update(ends)
+        logits = self._buffers["logits"].view(np.float32).reshape(MAX_WANTED, -1)
+        return logits[:m]
+
+    def _cut_tiles(self, slots: Array) -> int:
+        """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
+        edges = np.flatnonzero(np.diff(slots)) + 1
+        count = 0
+        for start, stop in zip((0, *edges.tolist()), (*edges.tolist(), len(slots)), strict=True):
+            for first in range(start, stop, self.program.query_tile):
+                self._tiles[count] = first, min(self.program.query_tile, stop - first)
+                count += 1
+        return count
+
+    def _fill_rope(self, positions: int) -> None:
+        """Compute the angles of positions up to `positions`, a block at a time."""
+        while self._rope_filled < positions:
+            start = self._rope_filled
+            stop = min(self.context, start + ROPE_BLOCK)
+            cos, sin = self.spec.rope.tables(start, stop)
+            half = self.spec.rope.dim // 2
+            self._rope[start:stop, :half], self._rope[start:stop, half:] = cos, sin
+            self._rope_filled = stop
+
+    def _address(self, kind: str, name: str) -> int:
+        if kind == "a":
+            return int(self._buffers[name].ctypes.data)
+        if kind == "w":
+            return int(self.program.weights[name].data.ctypes.data)
+        return int(self._rope.ctypes.data if name == "rope" else self.program.params[name].ctypes.data)
+
+
+def convert(weight: Weight, format: str) -> Weight:
+    """A matrix in another format, a few thousand rows at a time so that its float32 copy stays small."""
+    rows, columns = weight.shape
+    old, new = get_format(weight.format), get_format(format)
+    data = aligned_zeros(new.nbytes(rows, columns))
+    step = max(1, (1 << 22) // columns // 16) * 16
+    for r in range(0, rows, step):
+        stop = min(rows, r + step)
+        part = old.unpack(weight.data[old.nbytes(r, columns) : old.nbytes(stop, columns)], stop - r, columns)
+        data[new.nbytes(r, columns) : new.nbytes(r, columns) + new.nbytes(stop - r, columns)] = new.pack(part)
+    return Weight(weight.name, format, weight.shape, data)
+
+
+def _integer(name: str, value: int | None, low: int, high: int, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name}={value!r}: expected an integer from {low} to {high}")
+    return value
+
+

@@ -1,0 +1,59 @@
+"""The cache of keys and values: pages of 128 positions, given to sequences as they grow.
+
+A page holds all layers.  Pages of a closed sequence are kept and given to the next one.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RequestError
+from ..kernels.layout import PAGE
+from .memory import aligned_zeros
+
+__all__ = ["Pages"]
+
+
+class Pages:
+    """Which page holds which positions of which sequence (slot).
+
+    table: int64 [slots, pages of a full context], addresses.  lengths: cached positions of each open slot.
+    """
+
+    def __init__(self, page_bytes: int, context: int, slots: int) -> None:
+        self._page_bytes, self.context = page_bytes, context
+        self.table: NDArray[np.int64] = np.zeros((slots, -(-context // PAGE)), np.int64)
+        self.lengths: dict[int, int] = {}
+        self._held: dict[int, list[NDArray[np.uint8]]] = {}
+        self._spare: list[NDArray[np.uint8]] = []
+
+    def open(self) -> int:
+        """A new, empty sequence; RequestError when all slots are taken."""
+        for slot in range(len(self.table)):
+            if slot not in self.lengths:
+                self.lengths[slot], self._held[slot] = 0, []
+                return slot
+        raise RequestError(f"all {len(self.table)} sequences are in use; close one first")
+
+    def close(self, slot: int) -> None:
+        """Give a sequence's pages back."""
+        self.check(slot)
+        self._spare += self._held.pop(slot)
+        del self.lengths[slot]
+
+    def check(self, slot: int) -> None:
+        """RequestError unless the slot is open."""
+        if slot not in self.lengths:
+            raise RequestError(f"sequence {slot} is not open; open are {sorted(self.lengths)}")
+
+    def reserve(self, slot: int, positions: int) -> None:
+        """See to it that positions 0 … positions-1 of a sequence have memory."""
+        held = self._held[slot]
+        while len(held) * PAGE < positions:
+            page = self._spare.pop() if self._spare else aligned_zeros(self._page_bytes)
+            self.table[slot, len(held)] = page.ctypes.data
+            held.append(page)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages, spare ones included."""
+        return (sum(map(len, self._held.values())) + len(self._spare)) * self._page_bytes

@@ -1,0 +1,138 @@
+"""The thread pool: Python threads that run compiled code without the GIL and meet at its barriers.
+
+A step is run by `threads` threads.  In a short step the caller is thread 0.  In a long one a stand-in is, and the caller
+waits on a lock, so that Ctrl-C reaches it at once: it then raises the cancel flag and the step ends within milliseconds.
+"""
+
+import ctypes
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+
+from ..kernels.layout import CANCEL, FINISHED, STOPPED, SYNC_BYTES
+from .memory import aligned_zeros
+
+__all__ = ["Pool", "yield_address"]
+
+Walk = Callable[[int, int, int], None]
+
+
+def yield_address() -> int:
+    """The address of the system's `give up the core` function, which waiting threads call; 0 where there is none."""
+    if sys.platform == "win32":
+        function = ctypes.WinDLL("kernel32").SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+class _Workers:
+    """What the worker threads hold; the pool itself is not among it, so that an abandoned pool can end them."""
+
+    def __init__(self, walk: Walk, threads: int) -> None:
+        self.walk, self.context, self.step, self.stopping = walk, 0, 0, False
+        self.go = [threading.Semaphore(0) for _ in range(threads)]
+        self.stand_in_done = threading.Semaphore(0)
+
+    def loop(self, thread: int) -> None:
+        done = 0
+        while True:
+            self.go[thread].acquire()
+            if self.stopping:
+                return
+            if self.step == done:  # woken twice for one step (see Pool._settle)
+                continue
+            done = self.step
+            self.walk(0, self.context, thread)
+            if thread == 0:
+                self.stand_in_done.release()
+
+    def wake(self, first: int) -> None:
+        for semaphore in self.go[first:]:
+            semaphore.release()
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.wake(0)
+
+
+class Pool:
+    """`threads` threads for the steps of one engine.  `sync` is the address of the block that the barriers live in."""
+
+    def __init__(self, walk: Walk, threads: int) -> None:
+        self.threads, self._walk = threads, walk
+        self._memory = aligned_zeros(SYNC_BYTES)
+        self.sync = self._memory.ctypes.data
+        self._cancel, self._stopped = (self._memory[at : at + 8].view(np.int64) for at in (CANCEL, STOPPED))
+        self._finished = self._memory[FINISHED : FINISHED + 8 * threads].view(np.int64)
+        self._finished[:] = 1
+        self._workers: _Workers | None = None
+        self._pid = 0
+
+    def cancel(self) -> None:
+        """Make the running step stop."""
+        self._cancel[0] = 1
+
+    def run(self, context: int, long: bool) -> bool:
+        """Run one step; -> whether it was cancelled.  KeyboardInterrupt cancels the step and propagates."""
+        workers = self._start()
+        self._drain()
+        self._cancel[0] = self._stopped[0] = 0
+        step = workers.step + 1
+        workers.context = context
+        self._finished[:] = 0
+        try:
+            workers.step = step
+            workers.wake(0 if long else 1)
+            if long:
+                workers.stand_in_done.acquire()
+            else:
+                self._walk(0, context, 0)
+        except BaseException:
+            self._settle(workers, step, long)
+            raise
+        return bool(self._cancel[0])
+
+    def _settle(self, workers: _Workers, step: int, long: bool) -> None:
+        """After an interrupt at any point of `run`: bring the step to its end, however far it had come."""
+        while True:
+            try:
+                self.cancel()
+                workers.step = step
+                workers.wake(0 if long else 1)
+                if not long and not self._finished[0]:
+                    self._walk(0, workers.context, 0)
+                self._drain()
+                while workers.stand_in_done.acquire(blocking=False):
+                    pass
+                return
+            except KeyboardInterrupt:
+                continue
+
+    def _drain(self) -> None:
+        """Wait until every thread has left the step before: a matter of microseconds."""
+        while not self._finished.all():
+            time.sleep(0)
+
+    def _start(self) -> _Workers:
+        """The worker threads; started on first use, and again in a forked child, which has none."""
+        if self._workers is None or self._pid != os.getpid():
+            self._finished[:] = 1
+            workers = _Workers(self._walk, self.threads)
+            for i in range(self.threads):
+                threading.Thread(target=workers.loop, args=(i,), name=f"lepton-{i}", daemon=True).start()
+            self._workers, self._pid = workers, os.getpid()
+            self._end = weakref.finalize(self, workers.stop)
+        return self._workers
+
+    def close(self) -> None:
+        """End the worker threads; a later `run` starts new ones."""
+        if self._workers is not None:
+            self._drain()
+            self._end()
+            self._workers = None

@@ -1,7 +1,7 @@
 """y = softmax(q k^T * scale) v over the cache, page by page with a running maximum (Dao et al. 2022).
 
 A work item is a tile of tokens of one sequence and one key/value head, with all query heads that share it: `rows`
-query rows.  Up to QUERY_ROWS of them share each register of keys and values.  K lies as [16 positions] registers per
+query rows.  Up to QUERY_ROWS of them, a chunk, share each register of keys and values.  K lies as [16 positions] registers per
 column, so scores need no horizontal sum; V lies as rows, so neither does the weighted sum.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .common import F0, F1, at, get_f32, take
-from .layout import COUNTS, PAGE, POSITIONS, QUERY_ROWS, SCRATCH, SCRATCH_STRIDE, SLOTS, TILES
+from .layout import COUNTS, MAX_QUERY_ROWS, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS, TILES
 from .ops import field
 from .rope import page_of
 from .simd.words import (
@@ -40,13 +40,8 @@ from .simd.words import (
 
 ROW_FIELDS = ("q", "ldq", "y", "ldy", "heads", "kv_heads", "head_dim", "scale", "window", "layer")
 LOWEST, MASKED = np.float32(-1e30), np.float32(-3e30)  # e^(MASKED - LOWEST) is 0, also where a whole row is masked
-SCORES = QUERY_ROWS * PAGE * 4  # bytes of a chunk's scores
-
-
-def scratch_bytes(rows: int, head_dim: int) -> int:
-    """Bytes of scratch that a thread needs for `rows` query rows (also the layout: see `places`)."""
-    chunks, padded = -(-rows // QUERY_ROWS), -(-head_dim // 16) * 16
-    return SCORES + 64 + QUERY_ROWS * 16 + chunks * QUERY_ROWS * 4 * (head_dim + padded + 2)
+QUERY_ROWS = ISA.query_rows[0]  # query rows of a chunk
+SCORES = MAX_QUERY_ROWS * PAGE * 4  # bytes of a chunk's scores
 
 
 @jit
@@ -180,7 +175,7 @@ def places(scratch, chunks, d, padded):
     """Where a thread's scratch keeps scores, decays, limits, queries, outputs and running (maximum, sum)."""
     decay = scratch + SCORES
     limits = decay + 64
-    q = limits + 16 * QUERY_ROWS
+    q = limits + 16 * MAX_QUERY_ROWS
     out = q + chunks * QUERY_ROWS * 4 * d
     return scratch, decay, limits, q, out, out + chunks * QUERY_ROWS * 4 * padded
 

@@ -8,8 +8,15 @@ RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i3
 # The key/value cache.  A page holds, for each layer and key/value head, K as [PAGE / 16][D][16] and V as [PAGE][D'],
 # D' = D rounded up to 16: scores of 16 positions are one register, and so are 16 values of a V row.
 PAGE = 128  # positions in a page
-QUERY_ROWS = 8  # query rows (token x head) that share one pass over keys and values in registers
+MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set
 QUERY_TILE = 16  # tokens of one sequence that attention takes together, at most
+
+
+def attention_scratch(rows: int, head_dim: int) -> int:
+    """Bytes that a thread's attention needs for a tile of `rows` query rows: see `attention.places`."""
+    rows, padded = -(-rows // MAX_QUERY_ROWS) * MAX_QUERY_ROWS, -(-head_dim // 16) * 16
+    return MAX_QUERY_ROWS * (4 * PAGE + 16) + 64 + rows * 4 * (head_dim + padded + 2)
+
 
 # The executor's context: byte offsets of its int64 fields.
 (

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError
-from ..kernels.layout import BLOCK, GROUP, PAGE, QUERY_ROWS, QUERY_TILE
+from ..kernels.layout import BLOCK, GROUP, PAGE, QUERY_TILE, attention_scratch
 from ..kernels.ops import TOKENS, WANTED
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
@@ -52,15 +52,13 @@ class _Builder:
     # -- parts of the model ---------------------------------------------------------------------------------
 
     def plan_cache(self) -> None:
-        """Sizes of a page and of the attention's scratch (see kernels/attention.py: scratch_bytes)."""
+        """Sizes of a page and of the attention's scratch."""
         spec, program = self.spec, self.program
         group, padded = spec.heads // spec.kv_heads, pad(spec.head_dim, 16)
         self.layer_bytes = spec.kv_heads * PAGE * (spec.head_dim + padded) * KV_BYTES[program.kv_dtype]
         program.page_bytes = spec.layers * self.layer_bytes
         program.query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))
-        rows = pad(program.query_tile * group, QUERY_ROWS)
-        scores = QUERY_ROWS * PAGE * 4 + 64 + QUERY_ROWS * 16
-        program.scratch_bytes = pad(scores + rows * 4 * (spec.head_dim + padded + 2), 128)
+        program.scratch_bytes = pad(attention_scratch(program.query_tile * group, spec.head_dim), 128)
 
     def embed(self) -> None:
         name = self.use_weight("embed")

@@ -1,0 +1,358 @@
+"""What users call: `load` a model folder, then `generate`, `stream` or `logits`."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import reprlib
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge import embedded
+from lepton_edge.errors import Cancelled, ContextLengthError, ModelError, RequestError
+from lepton_edge.generate.params import SamplingParams, whole
+from lepton_edge.generate.shared import SharedEngine
+from lepton_edge.generate.stream import Piece, all_logits, stream
+
+if TYPE_CHECKING:
+    from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.models.spec import DecoderSpec
+    from lepton_edge.runtime import Engine
+    from lepton_edge.text import Tokenizer
+
+__all__ = ["Model", "Piece", "load"]
+
+Prompt = str | Sequence[SupportsIndex] | NDArray[np.integer[Any]]
+
+
+def load(
+    path: str | PathLike[str] | None = None,
+    format: str | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    kv_dtype: str | None = None,
+    context: int | None = None,
+) -> Model:
+    """Open a model; nothing is ever downloaded.
+
+    Args:
+        path: a Hugging Face folder (config.json, *.safetensors, tokenizer.json), packed or not; or the name of an
+            embedded model; None: the embedded default.
+        format: hold the weights as 'f32', 'f16', 'bf16', 'q8' or 'q4'; None: as they are stored.
+        threads: threads to compute with; None: the performance cores.
+        isa: instruction set, see `lepton doctor`; None: the best that this CPU has.
+        kv_dtype: number format of the cache of keys and values; None: the engine's default.
+        context: positions to make room for, at most the model's own; None: the model's own.
+    Raises:
+        ModelError: the folder is missing, damaged, or of a kind that is not supported.
+        RequestError: an argument is wrong.
+        MachineError: this machine lacks something.
+    """
+    for name, text in (("format", format), ("isa", isa), ("kv_dtype", kv_dtype)):
+        if text is not None and not isinstance(text, str):
+            raise RequestError(f"{name} is {reprlib.repr(text)}; expected a string or None")
+    threads = None if threads is None else whole("threads", threads, 1)
+    context = None if context is None else whole("context", context, 1)
+    folder = model_folder(path)
+
+    from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.models.registry import spec_from_config
+    from lepton_edge.runtime import Engine
+
+    checkpoint = Checkpoint.open(folder)
+    try:
+        spec = spec_from_config(checkpoint.config, str(folder / "config.json"))
+        defaults = SamplingParams.from_generation_config(
+            checkpoint.generation_config, str(folder / "generation_config.json")
+        )
+        tokenizer = _TokenizerLoad(folder, spec.vocab)
+        engine = Engine.load(
+            checkpoint, spec, format=format, threads=threads, isa=isa, kv_dtype=kv_dtype, context=context
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+    model = Model(checkpoint, spec, engine, tokenizer, defaults)
+    if tokenizer.quick:
+        try:
+            tokenizer.result()
+        except BaseException:
+            model.close()
+            raise
+    return model
+
+
+def model_folder(path: str | PathLike[str] | None) -> Path:
+    """The folder that `load` means by `path`: a folder with config.json, else an embedded model's name.
+
+    Raises:
+        ModelError: there is no such model; the message says what to do.
+        RequestError: not a path.
+    """
+    if path is None:
+        path = embedded.DEFAULT
+    text = os.fspath(path) if isinstance(path, str | PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise RequestError(f"path is {reprlib.repr(path)}; expected a model folder, an embedded model's name, or None")
+    folder = Path(os.path.expanduser(text))
+    if os.path.isfile(folder / "config.json"):
+        return folder
+    found = embedded.find(text)
+    if found is not None:
+        return found
+    known = ", ".join(embedded.names()) or "none in this installation"
+    if os.path.isdir(folder):
+        raise ModelError(
+            f"{folder}: has no config.json; expected a Hugging Face model folder (config.json, model.safetensors, "
+            "tokenizer.json); name the folder that holds these files"
+        )
+    if os.path.exists(folder):
+        raise ModelError(f"{folder}: is a file; expected a Hugging Face model folder; name the folder that holds it")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise ModelError(
+            f"{text}: no such folder, and lepton_edge downloads nothing; if you mean the model of that name on the "
+            f"Hugging Face hub, fetch it first with 'hf download {text} --local-dir DIR' and load DIR"
+        )
+    raise ModelError(f"{text}: no such folder; expected a Hugging Face model folder or an embedded model: {known}")
+
+
+class Model:
+    """A loaded model. Every method may be called from any thread; steps of concurrent requests take turns.
+
+    Use it in a `with` statement, or call `close`, to give its memory back at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        spec: DecoderSpec,
+        engine: Engine,
+        tokenizer: _TokenizerLoad,
+        defaults: SamplingParams,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._spec = spec
+        self._shared = SharedEngine(engine)
+        self._tokenizer = tokenizer
+        self._defaults = defaults
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the model was loaded from."""
+        return self._checkpoint.folder
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """The model's shape and features, as read from config.json."""
+        return self._spec
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the model; not for use while a request runs."""
+        return self._shared.engine
+
+    @property
+    def format(self) -> str:
+        """The weight format, such as 'q4'."""
+        return self._shared.engine.format
+
+    @property
+    def context(self) -> int:
+        """The longest prompt, in tokens; prompt and text share it."""
+        return self._shared.engine.context
+
+    @property
+    def vocab(self) -> int:
+        """V, the number of token ids; the tokenizer may know fewer."""
+        return self._shared.engine.vocab
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """What `generate` and `stream` use where nothing is asked for: generation_config.json, else SamplingParams."""
+        return self._defaults
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back. Raises TokenizerError when the folder has none, or a damaged one."""
+        return self._tokenizer.result()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> str:
+        """The text that continues a prompt: `prompt + text` reads on, so it may begin with a space.
+
+        What is None comes from the model's generation_config.json, else from `SamplingParams`: greedy unless the model
+        says otherwise or a temperature above 0 is given; at most 256 tokens.
+
+        Args:
+            prompt: text, which gets the tokenizer's special tokens (BOS); or token ids, taken as they are.
+            max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop: see `SamplingParams`.
+        Raises:
+            RequestError: an argument is wrong, or the prompt is empty.
+            ContextLengthError: the prompt is longer than the context; nothing is ever cut off.
+            Cancelled: `cancel` was called.
+        """
+        pieces = list(
+            self.stream(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repeat_penalty=repeat_penalty,
+                seed=seed,
+                stop=stop,
+            )
+        )
+        if pieces[-1].finish_reason == "cancelled":
+            raise Cancelled("the request was cancelled")
+        return "".join(piece.text for piece in pieces)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Generator[Piece, None, None]:
+        """As `generate`, but one `Piece` for each token, as soon as it is there; the last one has a finish_reason.
+
+        After `cancel` the last piece says 'cancelled'. A stream that is not read to its end is freed when it is closed
+        or garbage collected. Arguments are checked at once, before the first piece is asked for.
+        """
+        params = self._defaults.given(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        self._shared.check_usable()
+        return stream(self._shared, self.tokenizer, self._prompt(prompt), params)
+
+    def logits(self, token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """The model's raw scores: float32 [T, V], row t for the token that follows token_ids[: t + 1].
+
+        Raises:
+            RequestError: no token, or one outside the vocabulary.
+            ContextLengthError: more tokens than the context.
+            Cancelled: `cancel` was called.
+        """
+        if isinstance(token_ids, str):
+            raise RequestError("token_ids is text; expected token ids: use model.tokenizer.encode(text)")
+        return all_logits(self._shared, self._ids("token_ids", token_ids))
+
+    def cancel(self) -> None:
+        """Stop the requests that have begun, from any thread or a signal handler; later ones are not affected.
+
+        Their streams end with finish_reason 'cancelled'; `generate` and `logits` raise Cancelled.
+        """
+        self._shared.cancel()
+
+    def close(self) -> None:
+        """Stop all requests and free the model; a second call does nothing."""
+        self._shared.close()
+        self._checkpoint.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<lepton_edge.Model {self.folder.name}: {self._spec.family}, {self.format}, context {self.context}>"
+
+    def _prompt(self, prompt: Prompt) -> NDArray[np.int32]:
+        if not isinstance(prompt, str):
+            return self._ids("prompt", prompt)
+        ids = self.tokenizer.encode(prompt)
+        if not ids:
+            raise RequestError("prompt is empty, and this model's tokenizer adds no token to it; expected some text")
+        return self._ids("prompt", ids)
+
+    def _ids(self, name: str, ids: Iterable[SupportsIndex]) -> NDArray[np.int32]:
+        """Token ids as int32 [T], checked against the vocabulary and the context."""
+        try:
+            numbers = [operator.index(token_id) for token_id in ids]
+        except TypeError:
+            raise RequestError(f"{name} is {reprlib.repr(ids)}; expected text or a list of token ids") from None
+        if not numbers:
+            raise RequestError(f"{name} has no tokens; expected at least one")
+        wrong = next((number for number in numbers if not 0 <= number < self.vocab), None)
+        if wrong is not None:
+            raise RequestError(f"{name} has token id {wrong}; this model knows 0 to {self.vocab - 1}")
+        if len(numbers) > self.context:
+            raise ContextLengthError(
+                f"{name} has {len(numbers)} tokens, but the context holds {self.context}; shorten it, or load the "
+                "model with a larger context"
+            )
+        return np.array(numbers, np.int32)
+
+
+class _TokenizerLoad:
+    """Reads a folder's tokenizer in a thread of its own, beside the loading of the engine: a large one takes long.
+
+    quick: whether the file is small, so that `load` waits for it and its errors show at once.
+    """
+
+    QUICK_BYTES = 4 << 20
+
+    def __init__(self, folder: Path, model_vocab: int) -> None:
+        try:
+            self.quick = 0 < (folder / "tokenizer.json").stat().st_size <= self.QUICK_BYTES
+        except OSError:
+            self.quick = False  # a model without a tokenizer still computes logits
+        self._folder = folder
+        self._model_vocab = model_vocab
+        self._tokenizer: Tokenizer | None = None
+        self._error: BaseException | None = None
+        # Not a daemon: killing a thread inside Rust code while Python ends would abort the process.
+        self._thread = threading.Thread(target=self._run, name="lepton-tokenizer")
+        self._thread.start()
+
+    def result(self) -> Tokenizer:
+        """The tokenizer, once it is there. Raises TokenizerError."""
+        self._thread.join()
+        if self._tokenizer is None:
+            assert self._error is not None
+            raise self._error
+        return self._tokenizer
+
+    def _run(self) -> None:
+        from lepton_edge.text import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.load(self._folder, self._model_vocab)
+        except BaseException as error:
+            self._error = error

@@ -1,0 +1,1 @@
+"""Requests: sampling parameters, the sampler, stop strings, and the loop that turns a prompt into pieces of text."""

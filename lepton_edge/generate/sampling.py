@@ -1,0 +1,155 @@
+"""Choosing a token from logits.
+
+Order: repeat penalty, temperature, top-k, top-p, min-p, then a draw. Each of the three filters keeps the likeliest
+tokens, so what remains is a prefix of the tokens in falling order; only that prefix is ever sorted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.errors import ModelError
+from lepton_edge.generate.params import SamplingParams
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ids = NDArray[np.intp]
+
+NUCLEUS = 256  # tokens sorted at first when only top_p limits them
+
+
+class Sampler:
+    """Chooses the tokens of one request; it remembers the tokens seen (for the penalty) and the random state.
+
+    Args:
+        params: how to choose.
+        prompt: int32 [T], the prompt's ids, below the vocabulary's size.
+        vocab: V, the vocabulary's size.
+    """
+
+    def __init__(self, params: SamplingParams, prompt: NDArray[np.int32], vocab: int) -> None:
+        self._params = params
+        self._random = np.random.Generator(np.random.PCG64(params.seed)) if params.temperature > 0 else None
+        self._seen = np.zeros(vocab, bool)
+        self._seen[prompt] = True
+        self._scratch = np.empty(vocab, np.float32)
+
+    def pick(self, logits: Floats) -> tuple[int, float]:
+        """The next token and its log-probability under the model (before penalty, temperature and filters).
+
+        Args:
+            logits: float32 [V]; left as they are.
+        Raises:
+            ModelError: a logit is NaN or infinite.
+        """
+        peak = float(logits.max())
+        if not math.isfinite(peak):
+            raise ModelError(
+                f"the model's logits hold {peak}; expected finite numbers; its weights are damaged, or they are too "
+                "large for their format: check the files, or load another format"
+            )
+        scores = logits
+        if self._params.repeat_penalty != 1.0:
+            scores = penalised(logits, np.flatnonzero(self._seen), self._params.repeat_penalty)
+        if self._random is None:
+            token = int(scores.argmax())
+        else:
+            token = draw(*candidates(scores, self._params, self._scratch), self._random.random())
+        self._seen[token] = True
+        return token, float(logits[token]) - log_sum_exp(logits, peak, self._scratch)
+
+
+def log_sum_exp(logits: Floats, peak: float, scratch: Floats) -> float:
+    """log Σ exp(logits), float32 terms relative to `peak`, the largest; scratch: float32 of the same shape."""
+    return peak + math.log(float(_weights(logits, peak, 1.0, scratch).sum()))
+
+
+def penalised(logits: Floats, seen: Ids, penalty: float) -> Floats:
+    """A copy in which the seen tokens are less likely (penalty > 1): positive logits divided, negative multiplied."""
+    scores = logits.copy()
+    values = logits[seen]
+    with np.errstate(over="ignore"):
+        changed = np.where(values > 0, values / np.float64(penalty), values * np.float64(penalty))
+    limit = float(np.finfo(np.float32).max)
+    scores[seen] = np.clip(changed, -limit, limit)
+    return scores
+
+
+def candidates(scores: Floats, params: SamplingParams, scratch: Floats) -> tuple[Ids, Doubles]:
+    """The tokens that top-k, top-p and min-p leave, and their weights (probabilities up to a factor).
+
+    Without any of the filters these are all tokens, in the order of their ids; else the likeliest is first.
+    """
+    peak = float(scores.max())
+    temperature = params.temperature
+    total = None
+    if 0 < params.top_k < scores.size:
+        ids = likeliest(scores, params.top_k)
+    elif params.top_p < 1.0:
+        total = float(_weights(scores, peak, temperature, scratch).sum(dtype=np.float64))
+        ids = _around_nucleus(scores, peak, params, total)
+    elif params.min_p > 0.0:
+        # Slightly more than enough: the exact comparison follows, on the sorted weights.
+        depth = temperature * math.log(params.min_p)
+        floor = max(peak + depth - 1e-5 * (1 + abs(peak) - depth), float(np.finfo(np.float32).min))
+        ids = np.flatnonzero(scores >= np.float32(floor))
+        ids = ids[np.argsort(-scores[ids], kind="stable")]
+    else:
+        return np.arange(scores.size), _weights(scores, peak, temperature, scratch).astype(np.float64)
+    weights = _doubles(scores[ids], peak, temperature)
+    kept = ids.size
+    if params.top_p < 1.0:
+        kept = nucleus(weights, params.top_p, float(weights.sum()) if total is None else total)
+    if params.min_p > 0.0:
+        kept = min(kept, int(np.count_nonzero(weights >= params.min_p * weights[0])))
+    return ids[:kept], weights[:kept]
+
+
+def likeliest(scores: Floats, count: int) -> Ids:
+    """The ids of the `count` largest scores, largest first; equal ones in the order of their ids."""
+    threshold = np.partition(scores, scores.size - count)[scores.size - count]
+    ids = np.flatnonzero(scores >= threshold)
+    return ids[np.argsort(-scores[ids], kind="stable")][:count]
+
+
+def nucleus(weights: Doubles, share: float, total: float) -> int:
+    """How many of the falling `weights` it takes to reach `share` of `total`; at least one, at most all."""
+    reached = int(np.searchsorted(np.cumsum(weights), share * total))
+    return min(reached + 1, weights.size)
+
+
+def draw(ids: Ids, weights: Doubles, point: float) -> int:
+    """The id in which `point`, from 0 to below 1, falls when the ids share that interval by their weights."""
+    edges = np.cumsum(weights)
+    index = int(np.searchsorted(edges, point * edges[-1], side="right"))
+    return int(ids[min(index, ids.size - 1)])
+
+
+def _around_nucleus(scores: Floats, peak: float, params: SamplingParams, total: float) -> Ids:
+    """Likeliest tokens, enough to reach top_p; few when the model is sure, all of them when it is not."""
+    count = NUCLEUS
+    while count < scores.size:
+        ids = likeliest(scores, count)
+        if _doubles(scores[ids], peak, params.temperature).sum() >= params.top_p * total:
+            return ids
+        count *= 8
+    return np.argsort(-scores, kind="stable")
+
+
+def _weights(scores: Floats, peak: float, temperature: float, scratch: Floats) -> Floats:
+    """exp((scores - peak) / temperature) in float32, written to `scratch`."""
+    np.subtract(scores, np.float32(peak), out=scratch)
+    if temperature != 1.0:
+        with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
+            np.multiply(scratch, np.float32(1.0 / min(max(temperature, 1e-30), 1e30)), out=scratch)
+    return np.exp(scratch, out=scratch)
+
+
+def _doubles(scores: Floats, peak: float, temperature: float) -> Doubles:
+    """exp((scores - peak) / temperature) in float64, for few scores."""
+    with np.errstate(over="ignore"):
+        weights: Doubles = np.exp((scores.astype(np.float64) - peak) / temperature)
+    return weights

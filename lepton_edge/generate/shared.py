@@ -1,0 +1,144 @@
+"""One engine, used by several threads: each has sequences of its own, and one forward call runs at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.errors import Cancelled, RequestError
+
+if TYPE_CHECKING:
+    from lepton_edge.runtime import Engine
+
+CANCEL_TRIES = 20
+CANCEL_PAUSE = 0.001  # s
+
+
+class SharedEngine:
+    """Hands out sequences, lets them take turns, and cancels those that are open.
+
+    Locks are re-entrant: a signal handler may call `cancel` inside a step, and the garbage collector may end a
+    forgotten stream anywhere.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._turn = threading.RLock()  # held for a call of the engine
+        self._state = threading.RLock()  # guards the fields below, for an instant
+        self._open: set[Sequence] = set()
+        self._stepping: Sequence | None = None
+        self._stepper = 0  # the thread inside a forward call, as get_ident() names it
+        self._ended: list[int] = []  # slots to free
+        self._closed = False
+
+    @contextmanager
+    def sequence(self) -> Iterator[Sequence]:
+        """A new sequence; its slot is freed at the end, whatever happens.
+
+        Raises:
+            RequestError: the engine is closed, or this thread is inside a forward call.
+        """
+        sequence = None
+        try:
+            with self._turn:
+                self.check_usable()
+                sequence = Sequence(self, self.engine.open())
+                with self._state:
+                    self._open.add(sequence)
+            yield sequence
+        finally:
+            if sequence is not None:
+                self._end(sequence)
+
+    def cancel(self) -> None:
+        """Stop every open sequence: its running or next step raises Cancelled. Later sequences are not affected."""
+        with self._state:
+            for sequence in self._open:
+                sequence.cancelled = True
+        # Once is enough, unless the step is only about to begin: the engine ignores a cancel before it.
+        for _ in range(CANCEL_TRIES):
+            with self._state:
+                if self._stepping is None or not self._stepping.cancelled:
+                    return
+                self.engine.cancel()
+            time.sleep(CANCEL_PAUSE)
+
+    def close(self) -> None:
+        """Stop every open sequence and close the engine. A second call does nothing."""
+        with self._state:
+            if self._closed:
+                return
+            self.check_usable()
+            self._closed = True
+        self.cancel()
+        with self._turn:
+            self.engine.close()
+
+    def check_usable(self) -> None:
+        """RequestError if the engine is closed, or this thread is inside a forward call (in a signal handler)."""
+        if self._closed:
+            raise RequestError("this model is closed; load it again")
+        if self._stepper == threading.get_ident():
+            raise RequestError("the model was called from inside one of its own steps; call it from another thread")
+
+    def step(
+        self, sequence: Sequence, tokens: NDArray[np.int32], positions: NDArray[np.int32], wanted: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """One forward call of one sequence, when its turn comes; as Engine.forward, int32 [T], [T], [M] to [M, V]."""
+        with self._turn:
+            self.check_usable()
+            try:
+                with self._state:
+                    if sequence.cancelled:
+                        raise Cancelled("the request was cancelled")
+                    self._stepping, self._stepper = sequence, threading.get_ident()
+                return self.engine.forward(tokens, np.full_like(positions, sequence.slot), positions, wanted)
+            finally:
+                with self._state:
+                    self._stepping, self._stepper = None, 0
+                self._free()
+
+    def _end(self, sequence: Sequence) -> None:
+        with self._state:
+            self._open.discard(sequence)
+        with self._turn:
+            self._ended.append(sequence.slot)
+            if self._stepping is None:  # else the garbage collector came here from inside a step
+                self._free()
+
+    def _free(self) -> None:
+        while self._ended and not self._closed:
+            self.engine.close_slot(self._ended.pop())
+
+
+class Sequence:
+    """One sequence of tokens in the engine's cache.
+
+    Attributes:
+        slot: its number in the engine.
+        length: tokens fed so far.
+        cancelled: set by `SharedEngine.cancel`; no step follows.
+    """
+
+    def __init__(self, shared: SharedEngine, slot: int) -> None:
+        self._shared = shared
+        self.slot = slot
+        self.length = 0
+        self.cancelled = False
+
+    def feed(self, tokens: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Append tokens int32 [T], at most max_batch; logits float32 [M, V] after those that `wanted` int32 [M] names.
+
+        Raises:
+            Cancelled: `cancel` was called; end the sequence.
+        """
+        positions = np.arange(self.length, self.length + tokens.size, dtype=np.int32)
+        logits = self._shared.step(self, tokens, positions, wanted)
+        self.length += tokens.size
+        return logits

@@ -1,0 +1,122 @@
+"""The loop of a request: prompt in chunks, then token after token, out come pieces of text."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.errors import Cancelled
+from lepton_edge.generate.params import SamplingParams
+from lepton_edge.generate.sampling import Sampler
+from lepton_edge.generate.shared import Sequence, SharedEngine
+from lepton_edge.generate.stopping import StopFinder
+from lepton_edge.text import Detokenizer, Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of a stream: a token and the text that is certain with it.
+
+    Attributes:
+        text: whole characters; empty while a character or a possible stop string is incomplete.
+        token: the token's id; None when a request was cancelled before it had one.
+        logprob: the token's log-probability under the model, before temperature and filters; None without a token.
+        finish_reason: on the last piece 'stop' (an end token or a stop string), 'length' (max_tokens or the context is
+            reached) or 'cancelled'; None before.
+    """
+
+    text: str
+    token: int | None
+    logprob: float | None
+    finish_reason: FinishReason | None
+
+
+def stream(
+    shared: SharedEngine, tokenizer: Tokenizer, prompt: NDArray[np.int32], params: SamplingParams
+) -> Generator[Piece, None, None]:
+    """Generate after a prompt; one piece for each token, end tokens included.
+
+    Args:
+        shared: the engine.
+        tokenizer: for the text and the end tokens.
+        prompt: int32 [T] ids below the vocabulary's size, at least one, at most the context.
+        params: how to choose, when to stop.
+    """
+    # The last token need not be fed, so it has no position in the cache.
+    limit = min(params.max_tokens, shared.engine.context - prompt.size + 1)
+    sampler = Sampler(params, prompt, shared.engine.vocab)
+    text = _Text(tokenizer.stream(prefix=prompt), StopFinder(params.stop))
+    with shared.sequence() as sequence:
+        try:
+            logits = _prefill(sequence, prompt, shared.engine.max_batch)
+            for count in range(1, limit + 1):
+                token, logprob = sampler.pick(logits)
+                reason: FinishReason | None = "length" if count == limit else None
+                if token in tokenizer.eos_ids:
+                    shown, reason = text.end()[0], "stop"
+                else:
+                    shown, stopped = text.push(token, last=count == limit)
+                    reason = "stop" if stopped else reason
+                yield Piece(shown, token, logprob, reason)
+                if reason is not None:
+                    return
+                logits = sequence.feed(np.array([token], np.int32), LAST)[0]
+        except Cancelled:
+            yield Piece(text.end()[0], None, None, "cancelled")
+
+
+def all_logits(shared: SharedEngine, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Logits float32 [T, V] after each of tokens int32 [T]; T at most the context.
+
+    Raises:
+        Cancelled: `cancel` was called.
+    """
+    logits = np.empty((tokens.size, shared.engine.vocab), np.float32)
+    with shared.sequence() as sequence:
+        for part in _chunks(tokens, shared.engine.max_batch):
+            start = sequence.length
+            logits[start : start + part.size] = sequence.feed(part, np.arange(part.size, dtype=np.int32))
+    return logits
+
+
+LAST = np.zeros(1, np.int32)
+NOTHING = np.empty(0, np.int32)
+
+
+def _prefill(sequence: Sequence, prompt: NDArray[np.int32], chunk: int) -> NDArray[np.float32]:
+    """Feed the prompt; logits float32 [V] after its last token."""
+    *parts, final = _chunks(prompt, chunk)
+    for part in parts:
+        sequence.feed(part, NOTHING)
+    return sequence.feed(final, np.array([final.size - 1], np.int32))[0]
+
+
+def _chunks(tokens: NDArray[np.int32], size: int) -> list[NDArray[np.int32]]:
+    return [tokens[start : start + size] for start in range(0, tokens.size, size)]
+
+
+class _Text:
+    """Tokens to text that can be shown: whole characters, no stop string."""
+
+    def __init__(self, detokenizer: Detokenizer, finder: StopFinder) -> None:
+        self._detokenizer = detokenizer
+        self._finder = finder
+
+    def push(self, token: int, last: bool) -> tuple[str, bool]:
+        """The text to show, and whether a stop string ended it; with `last`, all that was held back as well."""
+        text, stopped = self._finder.push(self._detokenizer.push(token))
+        if stopped or not last:
+            return text, stopped
+        rest, stopped = self.end()
+        return text + rest, stopped
+
+    def end(self) -> tuple[str, bool]:
+        """All that was held back, and whether a stop string ended it."""
+        text, stopped = self._finder.push(self._detokenizer.flush())
+        return text + self._finder.flush(), stopped

@@ -1,0 +1,222 @@
+"""The tokenizer of a Hugging Face folder, through the `tokenizers` package.
+
+`tokenizer.json` says how text becomes ids, special tokens around it included. `tokenizer_config.json`,
+`special_tokens_map.json`, `generation_config.json` and `config.json` name the tokens that begin and end a text.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import tokenizers
+
+from lepton_edge.checkpoint.strict_json import read_object
+from lepton_edge.errors import RequestError, TokenizerError
+from lepton_edge.text.detokenizer import Detokenizer, PipelineDetokenizer, WholeDetokenizer, stages_of
+
+FILE = "tokenizer.json"
+OTHER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        vocab_size: number of tokens that the tokenizer knows, added ones included.
+        bos_id: the token that begins a text, or None.
+        eos_ids: the tokens that end a text.
+    """
+
+    vocab_size: int
+    bos_id: int | None
+    eos_ids: frozenset[int]
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, path: Path, bos_id: int | None, eos_ids: frozenset[int], model_vocab: int
+    ) -> None:
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self.bos_id = bos_id
+        self.eos_ids = eos_ids
+        self._backend = backend
+        self._path = path
+        self._model_vocab = model_vocab
+        self._special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        decoder = backend.decoder
+        self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str], model_vocab: int = 0) -> Tokenizer:
+        """Read the tokenizer of a model folder.
+
+        Args:
+            folder: a Hugging Face folder with a `tokenizer.json`.
+            model_vocab: number of ids that the model can produce; those without a token decode to no text.
+        Raises:
+            TokenizerError: no `tokenizer.json`, or a file is damaged.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise TokenizerError(_missing(path))
+        with _reading(path):
+            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend.no_truncation()
+            backend.no_padding()
+            bos_id, eos_ids = _begin_and_end(backend, path.parent)
+            return cls(backend, path, bos_id, eos_ids, model_vocab)
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text; special tokens written out in it become those tokens.
+            special: add the tokens that the tokenizer puts around a text (BOS, EOS); never a second BOS.
+        Raises:
+            RequestError: not a string, or one that UTF-8 cannot express (a lone surrogate).
+        """
+        if not isinstance(text, str):
+            raise RequestError(f"text is of type {type(text).__name__}; expected a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"text has a lone surrogate at character {error.start}; expected text that UTF-8 can express"
+            ) from None
+        ids = self._encode(text, special)
+        if special and self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
+            bare = self._encode(text, special=False)
+            if bare[:1] == [self.bos_id] and len(bare) < len(ids):
+                return ids[1:]
+        return ids
+
+    def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
+        """Text of token ids, as the tokenizer's own decoder gives it.
+
+        Args:
+            ids: token ids.
+            special: keep the text of special tokens.
+        Raises:
+            RequestError: an id outside the vocabulary.
+        """
+        checked = [self._check(token_id) for token_id in ids]
+        with _reading(self._path):
+            return self._backend.decode(checked, skip_special_tokens=not special)
+
+    def stream(self, prefix: Iterable[SupportsIndex] = (), special: bool = False) -> Detokenizer:
+        """Text one token at a time; the pieces of `push` and `flush`, joined, equal `decode` of all the ids.
+
+        Args:
+            prefix: ids before the first one. Their text does not come again; it decides about a leading space.
+            special: keep the text of special tokens.
+        Raises:
+            RequestError: an id of `prefix` is outside the vocabulary.
+        """
+        before = [self._check(token_id) for token_id in prefix]
+        stages = stages_of(self._decoder)
+        if stages is None:
+            return WholeDetokenizer(lambda ids: self.decode(ids, special), before)
+
+        def string_of(token_id: int) -> str | None:
+            string = self._backend.id_to_token(self._check(token_id))
+            return None if not special and string in self._special else string
+
+        return PipelineDetokenizer(stages, string_of, before)
+
+    def token(self, token_id: SupportsIndex) -> str:
+        """The token's own string, as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`).
+
+        Raises:
+            RequestError: no such token.
+        """
+        checked = self._check(token_id)
+        string = self._backend.id_to_token(checked)
+        if string is None:
+            raise RequestError(f"token id {checked} stands for no token of {self._path}")
+        return string
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        with _reading(self._path):
+            return list(self._backend.encode(text, add_special_tokens=special).ids)
+
+    def _check(self, token_id: SupportsIndex) -> int:
+        try:
+            number = operator.index(token_id)
+        except TypeError:
+            raise RequestError(f"token id is {reprlib.repr(token_id)}; expected a whole number") from None
+        known = 0 <= number < self._model_vocab or (
+            0 <= number < 1 << 32 and self._backend.id_to_token(number) is not None
+        )
+        if not known:
+            size = max(self.vocab_size, self._model_vocab)
+            raise RequestError(f"token id {number} is outside the vocabulary; expected 0 to {size - 1}")
+        return number
+
+
+def _begin_and_end(backend: tokenizers.Tokenizer, folder: Path) -> tuple[int | None, frozenset[int]]:
+    """The BOS id and the EOS ids: the tokens that the tokenizer's files name, and the ids that the model's files give.
+
+    transformers ends a text at the model's ids only; a token that is called EOS is never meant as text either.
+    """
+    named = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
+    begin = _token_ids(backend, named.get("bos_token")) or _ids(folder, "bos_token_id")
+    end = _token_ids(backend, named.get("eos_token")) + _ids(folder, "eos_token_id")
+    return (begin[0] if begin else None), frozenset(end)
+
+
+def _token_ids(backend: tokenizers.Tokenizer, token: Any) -> list[int]:
+    """The id of a token given as in tokenizer_config.json: a string, or an object with `content`; [] if unknown."""
+    content = token.get("content") if isinstance(token, dict) else token
+    token_id = backend.token_to_id(content) if isinstance(content, str) else None
+    return [] if token_id is None else [token_id]
+
+
+def _ids(folder: Path, field: str) -> list[int]:
+    """One id or a list of them, from generation_config.json, else from config.json."""
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        value = _object(path).get(field)
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
+            raise TokenizerError(
+                f"{path}: {field} is {reprlib.repr(value)}; expected a token id or a list of them; correct the file"
+            )
+        return ids
+    return []
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file."""
+    return read_object(path, TokenizerError) if os.path.lexists(path) else {}
+
+
+def _missing(path: Path) -> str:
+    others = [name for name in OTHER_FILES if (path.parent / name).is_file()]
+    if others:
+        return (
+            f"{path}: no such file, only {', '.join(others)}; expected {FILE}, the one kind that is supported; "
+            "save the tokenizer with transformers' save_pretrained, which writes it"
+        )
+    return f"{path}: no such file; expected the model's tokenizer; copy {FILE} into the folder"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what the Rust code raises, panics included (they are no Exception), into a TokenizerError."""
+    try:
+        yield
+    except (TokenizerError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TokenizerError(
+            f"{path}: the tokenizers package cannot use it ({reason}); expected a tokenizer.json that "
+            "it reads; copy the file again, or update the package"
+        ) from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lepton_edge.quant.formats.base import Format
 
-__all__ = ["GROUP", "ROWS", "BlockFormat"]
+__all__ = ["GROUP", "ROWS", "BlockFormat", "join_bytes", "split_bytes"]
 
 ROWS = 16
 GROUP = 32
@@ -40,11 +40,14 @@ class BlockFormat(Format):
 
     @abstractmethod
     def encode(self, w: NDArray[np.float32]) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
-        """float32 [n, 32] -> lanes uint32 [n, lanes] and scales float16 [n]; a scale may be infinite or NaN."""
+        """float32 [32, n], a group a column -> lanes uint32 [lanes, n] and scales float16 [n].
+
+        A scale that is infinite or NaN says that the group cannot be packed.
+        """
 
     @abstractmethod
     def decode(self, lanes: NDArray[np.uint32]) -> NDArray[np.float32]:
-        """uint32 [n, lanes] -> codes as float32 [n, 32], before scaling."""
+        """uint32 [lanes, n] -> codes as float32 [32, n], before scaling."""
 
     def views(self, data: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
         """Views of packed bytes: lanes uint32 [blocks, groups, lanes, 16] and scales float16 [blocks, groups, 16]."""
@@ -61,31 +64,45 @@ class BlockFormat(Format):
     def _pack(self, w: NDArray[np.float32]) -> NDArray[np.uint8]:
         rows, columns = w.shape
         data = np.zeros(self.nbytes(rows, columns), np.uint8)
+        if not data.size:
+            return data
         lanes, scales = self.views(data, rows, columns)
         groups, step = lanes.shape[1], self._chunk_blocks(columns)
         for start in range(0, len(lanes), step):
             part = _padded(w[start * ROWS : (start + step) * ROWS])
-            codes, scale = self.encode(part.reshape(-1, GROUP))
+            # [block, row, group, column] -> [column, block, group, row]: sums over a group then add long vectors.
+            columns_first = part.reshape(-1, ROWS, groups, GROUP).transpose(3, 0, 2, 1).reshape(GROUP, -1)
+            codes, scale = self.encode(columns_first)
             if not np.isfinite(scale).all():
                 raise self._refuse()
-            blocks = len(part) // ROWS
-            # [block, row, group, lane] -> [block, group, lane, row]
-            lanes[start : start + step] = codes.reshape(blocks, ROWS, groups, self.lanes).transpose(0, 2, 3, 1)
-            scales[start : start + step] = scale.reshape(blocks, ROWS, groups).transpose(0, 2, 1)
+            lanes[start : start + step] = codes.reshape(self.lanes, -1, groups, ROWS).transpose(1, 2, 0, 3)
+            scales[start : start + step] = scale.reshape(-1, groups, ROWS)
         return data
 
     def _unpack(self, data: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
         out = np.empty((rows, columns), np.float32)
+        if not out.size:
+            return out
         lanes, scales = self.views(data, rows, columns)
-        step = self._chunk_blocks(columns)
+        groups, step = lanes.shape[1], self._chunk_blocks(columns)
         for start in range(0, len(lanes), step):
-            part = np.ascontiguousarray(lanes[start : start + step].transpose(0, 3, 1, 2))
-            scale = scales[start : start + step].transpose(0, 2, 1).astype(np.float32, order="C")
-            weights = self.decode(part.reshape(-1, self.lanes))
-            weights *= scale.reshape(-1, 1)
+            part = lanes[start : start + step]
+            weights = self.decode(part.transpose(2, 0, 1, 3).reshape(self.lanes, -1))
+            weights *= scales[start : start + step].astype(np.float32).reshape(-1)
+            rows_first = weights.reshape(GROUP, len(part), groups, ROWS).transpose(1, 3, 2, 0)
             target = out[start * ROWS : (start + step) * ROWS]
-            target[:] = weights.reshape(part.shape[0] * ROWS, -1)[: len(target), :columns]
+            target[:] = rows_first.reshape(len(part) * ROWS, groups * GROUP)[: len(target), :columns]
         return out
+
+
+def join_bytes(parts: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """uint8 [lanes, 4, n] -> uint32 [lanes, n], part j as byte j from the least significant."""
+    return np.stack([parts[:, j] for j in range(4)], axis=-1).view(np.uint32)[:, :, 0]
+
+
+def split_bytes(lanes: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """The inverse of join_bytes."""
+    return np.ascontiguousarray(lanes).view(np.uint8).reshape(*lanes.shape, 4).transpose(0, 2, 1)
 
 
 def _padded(w: NDArray[np.float32]) -> NDArray[np.float32]:

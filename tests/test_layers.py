@@ -15,7 +15,8 @@ ROOT = PACKAGE.name
 LAYERS = (
     ("__main__",),
     ("cli", "server"),
-    ("__init__", "api"),
+    ("__init__",),
+    ("api",),
     ("tasks",),
     ("generate",),
     ("text",),

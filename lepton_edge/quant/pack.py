@@ -15,7 +15,7 @@ from lepton_edge.quant.formats import get_format
 
 __all__ = ["map_rows", "pack_weight"]
 
-CHUNK = 1 << 20  # weights: 4 MB as float32, so a handful of chunks in flight stay far below the size of a model
+CHUNK = 1 << 18  # weights: 1 MB as float32; a handful of chunks in flight cost nothing beside a model
 MAX_THREADS = 8
 ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 

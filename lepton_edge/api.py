@@ -6,8 +6,9 @@ import operator
 import os
 import re
 import reprlib
+import sys
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ def load(
     isa: str | None = None,
     kv_dtype: str | None = None,
     context: int | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Model:
     """Open a model; nothing is ever downloaded.
 
@@ -51,6 +53,8 @@ def load(
         isa: instruction set, see `lepton doctor`; None: the best that this CPU has.
         kv_dtype: number format of the cache of keys and values; None: the engine's default.
         context: positions to make room for, at most the model's own; None: the model's own.
+        notify: called with a line of text when something takes long: the kernels are compiled, once on each machine,
+            in about ten seconds; None: the line goes to stderr.
     Raises:
         ModelError: the folder is missing, damaged, or of a kind that is not supported.
         RequestError: an argument is wrong.
@@ -64,18 +68,25 @@ def load(
     folder = model_folder(path)
 
     from lepton_edge.checkpoint import Checkpoint
-    from lepton_edge.models.registry import spec_from_config
+    from lepton_edge.models.registry import spec_of
     from lepton_edge.runtime import Engine
 
     checkpoint = Checkpoint.open(folder)
     try:
-        spec = spec_from_config(checkpoint.config, str(folder / "config.json"))
+        spec = spec_of(checkpoint)
         defaults = SamplingParams.from_generation_config(
             checkpoint.generation_config, str(folder / "generation_config.json")
         )
         tokenizer = _TokenizerLoad(folder, spec.vocab)
         engine = Engine.load(
-            checkpoint, spec, format=format, threads=threads, isa=isa, kv_dtype=kv_dtype, context=context
+            checkpoint,
+            spec,
+            format=format,
+            threads=threads,
+            isa=isa,
+            kv_dtype=kv_dtype,
+            context=context,
+            notify=notify or _tell,
         )
     except BaseException:
         checkpoint.close()
@@ -88,6 +99,11 @@ def load(
             model.close()
             raise
     return model
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is not None:  # as in a program without a console
+        print(f"lepton: {line}", file=sys.stderr, flush=True)
 
 
 def model_folder(path: str | PathLike[str] | None) -> Path:

@@ -16,6 +16,10 @@ from lepton_edge.generate.shared import Sequence, SharedEngine
 from lepton_edge.generate.stopping import StopFinder
 from lepton_edge.text import Detokenizer, Tokenizer
 
+LOGITS_CHUNK = 64  # tokens whose logits are copied at a time
+LAST = np.zeros(1, np.int32)
+NOTHING = np.empty(0, np.int32)
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -79,14 +83,10 @@ def all_logits(shared: SharedEngine, tokens: NDArray[np.int32]) -> NDArray[np.fl
     """
     logits = np.empty((tokens.size, shared.engine.vocab), np.float32)
     with shared.sequence() as sequence:
-        for part in _chunks(tokens, shared.engine.max_batch):
+        for part in _chunks(tokens, min(shared.engine.max_batch, LOGITS_CHUNK)):
             start = sequence.length
             logits[start : start + part.size] = sequence.feed(part, np.arange(part.size, dtype=np.int32))
     return logits
-
-
-LAST = np.zeros(1, np.int32)
-NOTHING = np.empty(0, np.int32)
 
 
 def _prefill(sequence: Sequence, prompt: NDArray[np.int32], chunk: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from lepton_edge.cli.options import add_engine_options, count
-from lepton_edge.cli.output import size
+from lepton_edge.cli.output import notify, size
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.errors import RequestError
 
@@ -28,7 +28,10 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One row; -o json prints these fields. `bandwidth_share` is of tg only: weight bytes read / bandwidth."""
+    """One row; -o json prints these fields. `bandwidth_share` is of tg only.
+
+    weight_bytes: what a step of one token reads. bandwidth_share: weight_bytes * tok_s_mean / bandwidth.
+    """
 
     model: str
     format: str
@@ -98,8 +101,8 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
                     tok_s_stdev=round(statistics.stdev(samples), 2) if len(samples) > 1 else 0.0,
                     samples=[round(sample, 2) for sample in samples],
                     bandwidth_gb_s=round(bandwidth / 1e9, 2),
-                    bandwidth_share=round(mean * engine.weight_bytes / bandwidth, 4) if kind == "tg" else None,
-                    weight_bytes=engine.weight_bytes,
+                    bandwidth_share=round(mean * engine.program.step_bytes / bandwidth, 4) if kind == "tg" else None,
+                    weight_bytes=engine.program.step_bytes,
                     cpu=cpu_name(),
                     version=__version__,
                 )
@@ -111,8 +114,9 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
     """The engine on test, with room for the longest one."""
-    from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.registry import spec_from_config
+    from lepton_edge.api import model_folder
+    from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.models.registry import spec_from_config, spec_of
     from lepton_edge.quant.random import RandomCheckpoint
     from lepton_edge.runtime import Engine
 
@@ -121,15 +125,15 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
         spec = spec_from_config(SHAPES[arguments.shape], f"--shape {arguments.shape}")
         checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED)
     else:
-        checkpoint = Checkpoint.open(arguments.model)
-        spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+        checkpoint = Checkpoint.open(model_folder(arguments.model))
+        spec = spec_of(checkpoint)
     return Engine.load(
         checkpoint,
         spec,
         format=arguments.format,
         threads=arguments.threads,
         isa=arguments.isa,
-        kv_dtype=None,
+        notify=notify,
         context=arguments.n_depth + max(arguments.n_prompt, arguments.n_gen),
     )
 

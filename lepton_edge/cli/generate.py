@@ -77,7 +77,8 @@ def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dic
             if not tokens:
                 first = time.perf_counter()
             texts.append(piece.text)
-            tokens.append(piece.token)
+            if piece.token is not None:
+                tokens.append(piece.token)
             reason = piece.finish_reason
             if show:
                 print(piece.text, end="", flush=True)

@@ -3,9 +3,10 @@
 import argparse
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lepton_edge.cli.output import facts, size, table
+from lepton_edge.cli.output import facts, shorten, size, table
 from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the summary, or what was asked for instead."""
     from lepton_edge.api import model_folder
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.registry import families, spec_from_config
+    from lepton_edge.models.registry import families, spec_of
 
     if arguments.families:
         print("\n".join(families()))
@@ -36,9 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.tensors:
             print(_tensors(checkpoint))
             return 0
-        spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json"))
-        checkpoint.require(spec.tensors())
-        print(_program(checkpoint, spec) if arguments.program else _summary(checkpoint, spec))
+        spec = spec_of(checkpoint)
+        print(_listing(checkpoint, spec) if arguments.program else _summary(checkpoint, spec))
     return 0
 
 
@@ -78,6 +78,44 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
         "context": f"{spec.context} tokens; rope theta {spec.rope.theta:g}"
         + (f", scaling {spec.rope.scaling.kind}" if spec.rope.scaling else ""),
-        "cache": f"{size(2 * 2 * spec.layers * spec.kv_heads * spec.head_dim)} a token in f16",
+        "cache": f"{size(2 * 2 * spec.layers * spec.kv_heads * spec.head_dim)} a token at 16 bits",
     }
     return facts(found)
+
+
+def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
+    """The program, a line for each operation: what it reads -> writes, and the weight it uses."""
+    from lepton_edge.kernels.layout import PAGE
+    from lepton_edge.program import build_decoder
+
+    kv_dtype = "f32" if checkpoint.format(spec.names.name("q", 0)) == "f32" else "f16"  # as the engine chooses
+    program = build_decoder(spec, checkpoint.weight, kv_dtype, spec.context)
+    rows = []
+    for i, row in enumerate(program.rows):
+        weight = program.weights.get(str(row.values.get("w")))
+        shape, nbytes = ("x".join(map(str, weight.shape)), size(weight.data.nbytes)) if weight else ("", "")
+        label = row.label.replace("layer ", "L")
+        rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
+    activations = sum(buffer.token_bytes for buffer in program.buffers.values())
+    return "\n".join(
+        [
+            table(["#", "op", "part", "weight", "size", "reads->writes"], rows, "><<>><"),
+            "",
+            f"{len(program.rows)} operations, {sum(row.barrier for row in program.rows)} barriers",
+            f"weights      {size(program.weight_bytes)}; a step of one token reads {size(program.step_bytes)}",
+            f"activations  {size(activations)} a token",
+            f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}",
+        ]
+    )
+
+
+def _flow(op: str, values: Mapping[str, object]) -> str:
+    """The buffers that a row reads, and after '->' those that it writes; '+' where it adds to them."""
+    from lepton_edge.kernels.ops import OPS
+
+    named = {field: str(values[field]) for field, kind in OPS[op].fields if kind == "a" and values[field] is not None}
+    reads = [buffer for field, buffer in named.items() if field not in ("y", "records")]
+    plus = "+" if values.get("accumulate") else ""
+    writes = [plus + buffer for field, buffer in named.items() if field in ("y", "records")]
+    # quantize is the one op whose only output is its records; rope writes the cache and turns q in place.
+    return f"{','.join(reads)}->{','.join(writes or ['q', 'cache'])}"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 WIDTH = 80
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> str:
-    """A table as text; the first `left` columns are aligned left, the others right.
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<", width: int = WIDTH) -> str:
+    """A table as text; `align` has '<' or '>' for each column from the first, the others are aligned right.
 
     Where a line would be longer than `width`, the first column is shortened in its middle.
     """
@@ -19,8 +19,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, 
     for row in (headers, ["-" * size for size in sizes], *rows):
         cells = [shorten(row[0], sizes[0]), *row[1:]]
         aligned = [
-            cell.ljust(size) if i < left else cell.rjust(size)
-            for i, (cell, size) in enumerate(zip(cells, sizes, strict=True))
+            cell.ljust(size) if side == "<" else cell.rjust(size)
+            for cell, size, side in zip(cells, sizes, align.ljust(len(sizes), ">"), strict=True)
         ]
         lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
@@ -57,6 +57,11 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def notify(message: str) -> None:
+    """A line on stderr about something that takes a while."""
+    print(f"lepton: {message}", file=sys.stderr, flush=True)
 
 
 class Progress:

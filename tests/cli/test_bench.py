@@ -16,7 +16,8 @@ from lepton_edge.models.registry import spec_from_config
 class FakeEngine:
     """One millisecond for each forward and each token in it, on a clock of its own."""
 
-    vocab, max_batch, threads, isa, format, weight_bytes = 100, 64, 2, "avx2", "q4", 5_000_000
+    vocab, max_batch, threads, isa, format = 100, 64, 2, "avx2", "q4"
+    program = SimpleNamespace(step_bytes=5_000_000)
 
     def __init__(self) -> None:
         self.now = 0.0

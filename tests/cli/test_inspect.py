@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import lepton_edge
 from lepton_edge.cli import main
 from lepton_edge.models.registry import spec_from_config
 
@@ -57,7 +58,7 @@ def test_the_summary(folder, capsys) -> None:
     assert lines["attention"] == "4 heads, 2 for keys and values, 8 wide; window 16"
     assert lines["vocabulary"] == "48, apart from the output head"
     assert lines["context"] == "128 tokens; rope theta 10000"
-    assert lines["cache"] == "128 B a token in f16"
+    assert lines["cache"] == "128 B a token at 16 bits"
 
 
 def test_the_tensors(folder, capsys) -> None:
@@ -66,6 +67,21 @@ def test_the_tensors(folder, capsys) -> None:
     assert len(lines) == 2 + 22
     assert max(map(len, lines)) <= 80
     assert ["model.embed_tokens.weight", "48x32", "f16", "3.1", "KB"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_program_is_the_one_that_runs(folder, capsys, dtype) -> None:
+    shapes = spec_from_config(CONFIG, "config.json").tensors()
+    save_file({name: np.ones(shape, dtype) for name, shape in shapes.items()}, folder / "model.safetensors")
+    lines = shown(capsys, str(folder), "--program").rstrip("\n").split("\n")
+    assert max(map(len, lines)) <= 80
+    with lepton_edge.load(folder) as model:
+        program = model.engine.program
+    assert [line.split()[1] for line in lines[2 : 2 + len(program.rows)]] == [row.op for row in program.rows]
+    bits = np.dtype(dtype).itemsize * 8
+    assert lines[2].split() == ["0", f"embed_f{bits}", "embed", "48x32", *lines[2].split()[4:6], "->x"]
+    assert lines[9].split()[1:3] + lines[9].split()[-1:] == [f"matmul_f{bits}", "L0", "att->+x"]
+    assert f"{len(program.rows)} operations, {sum(row.barrier for row in program.rows)} barriers" in lines
 
 
 def test_the_families(capsys) -> None:

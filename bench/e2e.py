@@ -3,8 +3,8 @@
     python -m bench.e2e --llama-bench PATH
 
 Every round measures each engine once, in an order that is turned round from round to round, so that a machine that
-slows down or speeds up treats all alike. Medians and spreads are over rounds; the machine must be otherwise idle.
-A peer that is absent is skipped, and the reason printed.
+slows down or speeds up treats all alike. Medians and spreads are over rounds. What other processes used meanwhile is
+kept too, and a run on a busy machine is marked. A peer that is absent is skipped, and the reason printed.
 
 llama-bench, from the sdist of llama-cpp-python (pip download --no-deps --no-binary :all: llama-cpp-python):
 
@@ -77,6 +77,7 @@ def take_turns(engines: list[Engine], job: Job, rounds: int) -> dict[str, list[R
 
 def to_results(engine: Engine, job: Job, readings: list[Reading], run: dict) -> list[Result]:
     """One Result for each of the job's tests."""
+    others = [reading.others for reading in readings if reading.others is not None]
     return [
         Result(
             **run,
@@ -88,6 +89,7 @@ def to_results(engine: Engine, job: Job, readings: list[Reading], run: dict) -> 
             threads=job.threads,
             test=test,
             samples=tuple(reading.speeds[test] for reading in readings),
+            others=round(max(others), 3) if others else None,
         )
         for test in job.tests
     ]
@@ -149,7 +151,10 @@ def main() -> int:
         append(path, measured)
         results += measured
     print(table(results))
-    print(f"tok/s, {args.rounds} rounds, {args.t} threads of {run['cpu']}\nwritten to {path}")
+    if any(result.disturbed for result in results):
+        most = max(result.others or 0.0 for result in results)
+        print(f"DISTURBED: other processes used up to {most:.2f} cores; measure again when idle")
+    print(f"tok/s, {args.rounds} rounds, {args.t} threads\n{run['cpu']}\nwritten to {path}")
     return 0
 
 

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from bench.idle import Watch
 
 __all__ = [
     "GGML_TYPES",
@@ -61,10 +63,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an engine answered: its version, and tokens per second for each test."""
+    """What an engine answered: its version, and tokens per second for each test.
+
+    `others`: how much of a core other processes used meanwhile; None where that is not known.
+    """
 
     version: str
     speeds: Mapping[str, float]
+    others: float | None = None
 
 
 class Engine(Protocol):
@@ -143,6 +149,7 @@ def parse_llama(text: str) -> Reading:
 def measure(engine: Engine, job: Job, timeout: float = 900.0) -> Reading:
     """Runs `engine` on `job` once, alone, in a process of its own; `timeout` in seconds. Raises EngineError."""
     command = engine.command(job)
+    watch = Watch()
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -150,8 +157,9 @@ def measure(engine: Engine, job: Job, timeout: float = 900.0) -> Reading:
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise EngineError(f"{engine.name}: exit code {done.returncode} from {' '.join(command)}\n{tail}")
+    others = watch.others()
     try:
-        reading = engine.parse(done.stdout)
+        reading = replace(engine.parse(done.stdout), others=others)
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{engine.name}: cannot read its answer ({error!r}): {done.stdout[:200]!r}") from error
     absent = set(job.tests) - set(reading.speeds)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bench.idle import LIMIT
+
 __all__ = ["FOLDER", "Result", "ResultsError", "append", "newest", "read", "speedup"]
 
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -33,6 +35,7 @@ class Result:
     threads: int
     test: str
     samples: tuple[float, ...]
+    others: float | None  # the most that other processes used during a sample, in cores; None: not known
 
     @property
     def median(self) -> float:
@@ -45,6 +48,11 @@ class Result:
     @property
     def high(self) -> float:
         return max(self.samples)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes took so much of the machine that the figures mean little."""
+        return self.others is not None and self.others > LIMIT
 
     @property
     def case(self) -> tuple[str, str, int, str]:

@@ -83,6 +83,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         path, results = newest()
+        if any(result.disturbed for result in results):
+            raise ResultsError(f"{path}: its newest run was disturbed by other processes; measure again when idle")
         readme = args.readme.read_text("utf-8")
         wanted = replace(readme, render(results, path.relative_to(ROOT).as_posix()))
     except (OSError, ResultsError) as error:

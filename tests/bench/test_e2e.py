@@ -16,7 +16,7 @@ def test_engines_take_turns_in_alternating_order(monkeypatch, tmp_path):
 
     def measure(engine, job):
         calls.append(engine.name)
-        return Reading("1", {"pp256": float(len(calls)), "tg64": 10.0})
+        return Reading("1", {"pp256": float(len(calls)), "tg64": 10.0}, others=len(calls) / 100)
 
     monkeypatch.setattr(e2e, "measure", measure)
     ours, peer = Lepton(), LlamaCpp(tmp_path / "llama-bench", tmp_path)
@@ -24,13 +24,14 @@ def test_engines_take_turns_in_alternating_order(monkeypatch, tmp_path):
     assert calls == ["lepton_edge", "llama.cpp", "llama.cpp", "lepton_edge", "lepton_edge", "llama.cpp"]
     results = e2e.to_results(ours, JOB, readings["lepton_edge"], FACTS)
     assert [(result.test, result.samples) for result in results] == [("pp256", (1.0, 4.0, 5.0)), ("tg64", (10.0,) * 3)]
+    assert [result.others for result in results] == [0.05, 0.05]
     assert e2e.to_results(peer, JOB, readings["llama.cpp"], FACTS)[0].samples == (2.0, 3.0, 6.0)
 
 
 def test_table_fits_80_columns_and_gives_the_speed_up_beside_the_peer():
     def result(engine, shape, speed):
         case = dict(shape=shape, format="q4", threads=2, test="pp4096", version="1", command="x")
-        return Result(**FACTS, **case, engine=engine, samples=(speed, 99999.9, speed))
+        return Result(**FACTS, **case, engine=engine, samples=(speed, 99999.9, speed), others=None)
 
     results = [result(engine, shape, 1000.0) for engine in ("lepton_edge", "llama.cpp") for shape in SHAPES]
     lines = e2e.table(results).splitlines()

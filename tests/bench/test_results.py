@@ -7,9 +7,10 @@ import pytest
 from bench.results import Result, ResultsError, append, newest, read, speedup
 
 
-def result(engine="lepton_edge", run="2026-11-23T08:00:00+00:00", test="tg64", samples=(3.0, 1.0, 2.0)):
+def result(engine="lepton_edge", run="2026-11-23T08:00:00+00:00", test="tg64", samples=(3.0, 1.0, 2.0), others=0.0):
     facts = dict(run=run, host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234", version="1", command="x")
-    return Result(**facts, engine=engine, shape="smollm2-135m", format="q4", threads=2, test=test, samples=samples)
+    case = dict(shape="smollm2-135m", format="q4", threads=2, test=test)
+    return Result(**facts, **case, engine=engine, samples=samples, others=others)
 
 
 def test_median_and_spread():
@@ -38,6 +39,11 @@ def test_newest_is_the_last_run_whatever_the_file_is_called(tmp_path):
 def test_no_results_says_how_to_make_some(tmp_path):
     with pytest.raises(ResultsError, match=r"python -m bench\.e2e"):
         newest(tmp_path)
+
+
+@pytest.mark.parametrize(("others", "disturbed"), [(None, False), (0.1, False), (0.11, True)])
+def test_a_busy_machine_disturbs(others, disturbed):
+    assert result(others=others).disturbed == disturbed
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from bench.results import Result, ResultsError, append
 README = f"# Title\n\n{table.BEGIN}\nold\n{table.END}\n\nAfter.\n"
 
 
-def result(engine, shape, test, *samples):
+def result(engine, shape, test, *samples, others=0.01):
     facts = dict(run="2026-11-23T08:00:00+00:00", host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234")
     versions = {"lepton_edge": "0.1.0", "llama.cpp": "0c1e570"}
     case = dict(shape=shape, format="q4", threads=2, test=test)
-    return Result(**facts, **case, engine=engine, version=versions[engine], command="x", samples=samples)
+    return Result(**facts, **case, engine=engine, version=versions[engine], command="x", samples=samples, others=others)
 
 
 RESULTS = [
@@ -77,3 +77,14 @@ def test_check_is_red_until_the_table_is_written(tmp_path, monkeypatch, capsys):
     readme.unlink()
     assert run() == 2
     assert "README.md" in capsys.readouterr().err
+
+
+def test_a_run_on_a_busy_machine_is_not_published(tmp_path, monkeypatch, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(README, "utf-8")
+    busy = [*RESULTS[:-1], result("lepton_edge", "smollm2-135m", "pp256", 2775.0, others=0.9)]
+    monkeypatch.setattr(table, "newest", lambda: (tmp_path / "2026-11-23-vm.jsonl", busy))
+    monkeypatch.setattr(sys, "argv", ["bench.table", "--readme", str(readme)])
+    assert table.main() == 2
+    assert readme.read_text("utf-8") == README
+    assert "disturbed" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lepton_edge.errors import ModelError
 from lepton_edge.generate.params import SamplingParams
-from lepton_edge.generate.sampling import Sampler, candidates, draw, likeliest, nucleus, penalised
+from lepton_edge.generate.sampling import Sampler, candidates, draw, falling, likeliest, nucleus, penalised
 
 NO_PROMPT = np.empty(0, np.int32)
 EPS = float(np.finfo(np.float32).eps)
@@ -169,6 +169,12 @@ def test_small_parts() -> None:
     ids = np.array([7, 8, 9])
     assert [draw(ids, falling, point) for point in (0.0, 0.49, 0.5, 0.79, 0.81, 1 - 2**-53)] == [7, 7, 8, 8, 9, 9]
     assert draw(ids, np.array([1.0, 0.0, 0.0]), 1 - 2**-53) == 7
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=50))
+def test_falling_is_a_stable_sort(values: list[float]) -> None:
+    scores = np.array([*values, 0.0, -0.0, *values[:5]], np.float32)
+    assert falling(scores).tolist() == sorted(range(scores.size), key=lambda i: -scores[i])
 
 
 def test_a_flat_distribution_is_sorted_whole_for_top_p() -> None:

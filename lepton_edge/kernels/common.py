@@ -67,7 +67,7 @@ def tile_of(t, tokens):
 
 @jit
 def quantize_row(x, records, groups, g0, g1, t, tokens):
-    """Groups g0..g1 of token t's row at `x` into int8 records: q = round(x * 127 / max|x|), scale, -(sum of q)."""
+    """Groups g0..g1 of token t's row at `x` into int8 records: q = round(x * 127 / max|x|), scale, -8 * sum of q."""
     first, width = tile_of(t, tokens)
     record = records + (first * groups + g0 * width) * RECORD
     x += g0 * GROUP * 4
@@ -80,7 +80,7 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
         store_i8(record + i * GROUP, a)
         store_i8(record + i * GROUP + 16, b)
         put_f32(record + width * 32 + i * 4, top * np.float32(1 / 127))
-        put_i32(record + width * 36 + i * 4, -reduce_add_i32(add_i32(a, b)))
+        put_i32(record + width * 36 + i * 4, -8 * reduce_add_i32(add_i32(a, b)))
         x += 4 * GROUP
         record += width * RECORD
 

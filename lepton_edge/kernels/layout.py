@@ -3,7 +3,7 @@
 # Weights and activations.
 GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
-RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -(sum)
+RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
 # The key/value cache.  A page holds, for each layer and key/value head, K as [PAGE / 16][D][16] and V as [PAGE][D'],
 # D' = D rounded up to 16: scores of 16 positions are one register, and so are 16 values of a V row.

@@ -30,7 +30,7 @@ def group_product(name: str, tokens: int, blocks: int) -> Callable:
     """A tile's accumulators plus the products of one group of 32 columns."""
 
     def body(isa: Any, total: list, weights: Any, scales: Any, x: Any, block_bytes: Any) -> Sequence:
-        shift = 3 if name == "q4" else isa.q8_bias_shift
+        shift = 0 if name == "q4" else isa.q8_bias_shift
         dot = isa.dot_q4 if name == "q4" else isa.dot_q8
         unpacked, scale = [], []
         for _ in range(blocks):

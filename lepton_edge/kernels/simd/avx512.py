@@ -11,9 +11,9 @@ class AVX512(Portable):
     name = "avx512"
     cpu = "x86-64-v4"
     features = "+avx512vnni,-prefer-256-bit"
-    tiles = ((8, 2), (4, 2), (2, 1), (1, 1))
+    tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 2, 1)
-    q8_bias_shift: int | None = 7
+    q8_bias_shift: int | None = 4
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         return call(self.b, "llvm.fma.v16f32", VF, a, b, c)

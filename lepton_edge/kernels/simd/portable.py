@@ -42,7 +42,7 @@ class Portable:
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
     # Widths in which query rows share a register of keys or values, widest first.
     query_rows: tuple[int, ...] = (4, 1)
-    # The group dot product of q8 starts at -(sum of x) << this, or at 0 where None (weights made signed first).
+    # The group dot product of q8 starts at (-8 * sum of x) << this, or at 0 where None (weights made signed first).
     q8_bias_shift: int | None = None
 
     def __init__(self, builder: Any) -> None:
@@ -263,7 +263,7 @@ class Portable:
         return self.b.and_(self.b.lshr(v, constant(4, VI)), constant(0x0F0F0F0F, VI))
 
     def shift_left(self, v: Value, n: int) -> Value:
-        return self.b.shl(v, constant(n, VI))
+        return self.b.shl(v, constant(n, VI)) if n else v
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
         """total[lane] += sum over the lane's 4 bytes of unsigned a * signed b."""

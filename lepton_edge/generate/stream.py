@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.sampling import Sampler
 from lepton_edge.generate.shared import Sequence, SharedEngine
 from lepton_edge.generate.stopping import StopFinder
-from lepton_edge.text import Detokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from lepton_edge.text import Detokenizer, Tokenizer
 
 LOGITS_CHUNK = 64  # tokens whose logits are copied at a time
 LAST = np.zeros(1, np.int32)

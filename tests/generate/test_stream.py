@@ -271,6 +271,26 @@ def test_a_cancel_that_comes_just_before_the_step_is_not_lost(engine: FakeEngine
     canceller.join()
 
 
+def test_cancel_does_not_reach_a_request_that_begins_while_it_waits(engine: FakeEngine, tokenizer: Tokenizer) -> None:
+    """`cancel` makes sure that the step has stopped; meanwhile another request may have taken its turn."""
+    shared, pieces = begin(engine, tokenizer)
+    engine.blocked = 1
+    after: list[Piece] = []
+
+    def work() -> None:
+        list(pieces)
+        engine.blocked, engine.on_forward = None, lambda: time.sleep(0.01)
+        ids = np.array(ids_of(tokenizer, "x"), np.int32)
+        after.extend(stream(shared, tokenizer, ids, SamplingParams(max_tokens=3)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert engine.waiting.wait(10)
+    shared.cancel()
+    thread.join()
+    assert text_of(after) == "abc"
+
+
 def test_cancel_from_inside_a_step_of_the_same_thread(engine: FakeEngine, tokenizer: Tokenizer) -> None:
     """As a signal handler does."""
     shared, pieces = begin(engine, tokenizer)

@@ -46,6 +46,13 @@ def test_an_added_bos_stays_where_the_text_has_none(tmp_path: Path) -> None:
     assert tokenizer.encode("the")[:2] == [0, 0]
 
 
+def test_a_bos_that_the_text_itself_has_twice_stays(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text())
+    write(folder, "tokenizer.json", data | {"post_processor": None})
+    write(folder, "tokenizer_config.json", {"bos_token": "<s>"})
+    assert Tokenizer.load(folder).encode("<s><s>") == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("files", "bos", "eos"),
     [

@@ -1,8 +1,8 @@
 """y = softmax(q k^T * scale) v over the cache, page by page with a running maximum (Dao et al. 2022).
 
 A work item is a tile of tokens of one sequence and one key/value head, with all query heads that share it: `rows`
-query rows.  Up to QUERY_ROWS of them, a chunk, share each register of keys and values.  K lies as [16 positions] registers per
-column, so scores need no horizontal sum; V lies as rows, so neither does the weighted sum.
+query rows.  Up to QUERY_ROWS of them, a chunk, share each register of keys and values.  K lies as registers of 16
+positions of one column, so scores need no horizontal sum; V lies as rows, so neither does the weighted sum.
 """
 
 from collections.abc import Callable, Sequence

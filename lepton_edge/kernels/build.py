@@ -6,6 +6,7 @@ Each op becomes one object `FOLDER/OP.o` with one C function `lepton_OP(row, con
 raises nothing, and needs no symbol but those of `ALLOWED`.
 """
 
+import hashlib
 import importlib
 import os
 import sys
@@ -41,8 +42,8 @@ def compile_kernel(name: str, kernel: Any) -> bytes:
     from numba import njit, types
 
     signature = types.void(types.int64, types.int64, types.int64)
-    options = dict(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    compiled = njit(signature, **options)(kernel.py_func).overloads[signature.args]
+    options: Any = dict(error_model="numpy", nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    compiled: Any = njit(signature, **options)(kernel.py_func).overloads[signature.args]
     inner, outer = compiled.fndesc.llvm_func_name, f"lepton_{name}"
     # Numba's functions take two more arguments, where to put a result and an error; here both go nowhere.
     wrapper = f"""
@@ -76,11 +77,11 @@ def strip(module: Any, machine: Any) -> None:
     passes.run(module, builder)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write whole or not at all, whoever else writes the same file."""
+def write(path: Path, code: bytes) -> None:
+    """Code and its SHA-256, whole or not at all, whoever else writes the same file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as file:
-        file.write(data)
+        file.write(code + hashlib.sha256(code).digest())
     os.replace(temporary, path)
 
 

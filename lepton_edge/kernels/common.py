@@ -1,6 +1,7 @@
 """What every kernel needs: fields of its row, its share of the work, the layout of quantized activations."""
 
 import numpy as np
+
 from .layout import CANCEL, COUNTS, GROUP, RECORD, SYNC
 from .ops import COUNT, COUNTER
 from .simd.words import (

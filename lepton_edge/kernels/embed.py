@@ -1,6 +1,7 @@
 """y[t] = row id[t] of the embedding table, as floats, whatever format the table has."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def copy_q4(w, token, y, n, groups, block_bytes):
 
 
 KERNELS = {
-    **{f"embed_{name}": lambda name=name: plain(name) for name in LOADS},
-    "embed_q8": lambda: each_token("embed_q8", copy_q8),
-    "embed_q4": lambda: each_token("embed_q4", copy_q4),
+    **{f"embed_{name}": partial(plain, name) for name in LOADS},
+    "embed_q8": partial(each_token, "embed_q8", copy_q8),
+    "embed_q4": partial(each_token, "embed_q4", copy_q4),
 }

@@ -1,7 +1,7 @@
 """Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
 
-The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, and the instruction set, so an edit or
-an upgrade never meets old code.  Objects are written whole or not at all; several processes may build at once.
+The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, and the instruction set, so an
+edit or an upgrade never meets old code.  Objects are written whole or not at all; several processes may build at once.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ from ..errors import MachineError
 __all__ = ["cache_folder", "kernels"]
 
 HERE = Path(__file__).parent
+DIGEST = 32  # bytes of SHA-256 at the end of each object, see build.py
 _lock = Lock()
 _loaded: dict[tuple[str, str], int] = {}
 _engines: list[object] = []  # own the machine code; kept for the life of the process
@@ -58,7 +59,7 @@ def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None =
         wanted = [op for op in dict.fromkeys(ops) if (isa, op) not in _loaded]
         if wanted:
             folder = object_folder(isa)
-            missing = [op for op in wanted if not (folder / f"{op}.o").is_file()]
+            missing = [op for op in wanted if _read(folder, op) is None]
             if missing:
                 if notify:
                     notify(f"compiling {len(missing)} kernels for {isa} (once, into {folder})")
@@ -67,20 +68,34 @@ def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None =
         return {op: _loaded[isa, op] for op in ops}
 
 
+def _read(folder: Path, op: str) -> bytes | None:
+    """A kernel's object code; None where it is missing or not as it was written (it must never reach the linker)."""
+    try:
+        data = (folder / f"{op}.o").read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        hint = "set LEPTON_CACHE to another folder"
+        raise MachineError(f"{folder}: cannot read the kernel cache ({error}); {hint}") from None
+    code, digest = data[:-DIGEST], data[-DIGEST:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
 def _compile(ops: list[str], isa: str, folder: Path) -> None:
     """Compile ops in two processes, the slowest kernels (the matrix products) apart from the small ones."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise MachineError(f"{folder}: cannot make the kernel cache ({error}); set LEPTON_CACHE to a writable folder") from None
+        hint = "set LEPTON_CACHE to a writable folder"
+        raise MachineError(f"{folder}: cannot make the kernel cache ({error}); {hint}") from None
     heavy = [op for op in ops if op.startswith("matmul")]
     shares = [share for share in (heavy, [op for op in ops if op not in heavy]) if share]
     root = str(HERE.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]
+    no, pipe = subprocess.DEVNULL, subprocess.PIPE
     workers = [
-        subprocess.Popen([*command, *share], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.PIPE, text=True)  # fmt: skip
+        subprocess.Popen([*command, *share], env=environment, stdin=no, stdout=no, stderr=pipe, text=True)
         for share in shares
     ]
     try:
@@ -104,17 +119,13 @@ def _load(ops: list[str], isa: str, folder: Path) -> None:
     machine = llvm.Target.from_default_triple().create_target_machine(opt=3)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for op in ops:
-        path = folder / f"{op}.o"
-        try:
-            engine.add_object_file(llvm.ObjectFileRef.from_data(path.read_bytes()))
-        except (OSError, RuntimeError) as error:
-            raise MachineError(f"{path}: cannot load the compiled kernel ({error}); delete the folder") from None
+        code = _read(folder, op)
+        if code is None:
+            raise MachineError(f"{folder / op}.o: is damaged, although it was just written; check the disk")
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     for op in ops:
-        address = engine.get_function_address(f"lepton_{op}")
-        if not address:
-            raise MachineError(f"{folder / op}.o: no kernel in it; delete the folder")
-        _loaded[isa, op] = address
+        _loaded[isa, op] = engine.get_function_address(f"lepton_{op}")
     _engines.append(engine)
 
 

@@ -6,6 +6,7 @@ accumulators; the weights of a group are unpacked once and used by every token o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from .common import at, count, take
@@ -52,8 +53,8 @@ def group_product(name: str, tokens: int, blocks: int) -> Callable:
     return unrolled(body, tokens * blocks, i64, i64, i64, i64)
 
 
-def finish(tokens: int, blocks: int) -> tuple[Callable, Callable, Callable]:
-    """Words that add the bias to a tile, add what y holds, and store the tile in y."""
+def finish(tokens: int, blocks: int) -> tuple[Callable, Callable]:
+    """Words that add what lies at an address to a tile (the bias, or the old y), and that store the tile in y."""
 
     def each(action: Callable) -> Callable:
         def body(isa: Any, total: list, address: Any, stride: Any) -> Sequence:
@@ -167,4 +168,4 @@ def chain(strips: Sequence[Callable]) -> Callable:
     return run
 
 
-KERNELS = {f"matmul_{name}": lambda name=name: matmul(name) for name in ("q4", "q8")}
+KERNELS = {f"matmul_{name}": partial(matmul, name) for name in ("q4", "q8")}

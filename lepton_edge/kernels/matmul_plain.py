@@ -4,6 +4,7 @@ A register tile is `tokens` x `rows` accumulators of 16 columns each, summed acr
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from .common import at, count, take
@@ -124,4 +125,4 @@ def matmul(name: str) -> Callable:
     return kernel
 
 
-KERNELS = {f"matmul_{name}": lambda name=name: matmul(name) for name in SIZES}
+KERNELS = {f"matmul_{name}": partial(matmul, name) for name in SIZES}

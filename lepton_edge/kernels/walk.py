@@ -3,7 +3,18 @@
 from .common import at
 from .layout import ARRIVED, CANCEL, FINISHED, GENERATION, PROGRAM, ROWS, STAMPS, STOPPED, SYNC, THREADS, YIELD
 from .ops import BARRIER, KERNEL, ROW
-from .simd.words import atomic_add, atomic_load, atomic_store, call_kernel, call_plain, clock, get_i64, jit, pause, put_i64
+from .simd.words import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_kernel,
+    call_plain,
+    clock,
+    get_i64,
+    jit,
+    pause,
+    put_i64,
+)
 
 SPINS = 2000  # looks at the barrier before giving the core away: about 50 microseconds
 

@@ -1,6 +1,7 @@
 """Lower a decoder to a program: the one place that knows what a transformer block is made of."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from ..kernels.layout import BLOCK, GROUP, PAGE, QUERY_TILE, attention_scratch
 from ..kernels.ops import TOKENS, WANTED
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
-from .table import Buffer, Program, Row, Value, pad
+from .table import Buffer, Program, Row, pad
 
 __all__ = ["build_decoder"]
 
@@ -73,11 +74,12 @@ class _Builder:
         self.norm("attn_norm", layer, "x", "h", inputs)
         for part, name in zip("qkv", inputs, strict=True):
             self.linear(part, layer, name, "h", part, barrier=part == "v")
-        heads: dict[str, Value] = dict(heads=spec.heads, kv_heads=spec.kv_heads, head_dim=spec.head_dim)
+        heads: dict[str, Any] = dict(heads=spec.heads, kv_heads=spec.kv_heads, head_dim=spec.head_dim)
         self.emit(f"rope_{kv}", label, q="q", ldq=self.ld("q"), k="k", v="v", ldk=self.ld("k"), **heads,
                   rope_dim=spec.rope.dim, table="rope", layer=layer * self.layer_bytes)  # fmt: skip
         self.emit(f"attention_{kv}", label, q="q", ldq=self.ld("q"), y="att", ldy=self.ld("att"), **heads,
-                  scale=spec.head_dim**-0.5, window=spec.windows[layer] or 0, layer=layer * self.layer_bytes)  # fmt: skip
+                  scale=spec.head_dim**-0.5, window=spec.windows[layer] or 0,
+                  layer=layer * self.layer_bytes)  # fmt: skip
         (output,) = self.use_weights(("o",), layer)
         if records := self.records("att", [output], TOKENS):
             self.emit("quantize", label, x="att", ldx=self.ld("att"), records=records, groups=self.ld("att") // GROUP)
@@ -116,7 +118,7 @@ class _Builder:
         rows, columns = weight.shape
         packed = get_format(weight.format).packed
         bias = self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
-        rest: dict[str, Value]
+        rest: dict[str, Any]
         if packed:
             rest = self.blocks(weight, ("blocks", "groups", "block_bytes"))
         else:
@@ -125,7 +127,7 @@ class _Builder:
                   x=_records_name(count) if packed else x, rows=rows, bias=bias, accumulate=int(accumulate),
                   **rest)  # fmt: skip
 
-    def emit(self, op: str, label: str, count: int = TOKENS, barrier: bool = True, **values: Value) -> None:
+    def emit(self, op: str, label: str, count: int = TOKENS, barrier: bool = True, **values: Any) -> None:
         self.program.rows.append(Row(op, values, count, barrier, label))
 
     # -- operands -----------------------------------------------------------------------------------------------
@@ -142,7 +144,8 @@ class _Builder:
         name = self.spec.names.name(part, layer)
         if name not in self.program.weights:
             weight = self.weight(name)
-            if weight.shape != self.shapes[name] or weight.data.nbytes != get_format(weight.format).nbytes(*weight.shape):
+            nbytes = get_format(weight.format).nbytes(*self.shapes[name])
+            if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
                 raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
             self.program.weights[name] = weight
         return name
@@ -169,7 +172,7 @@ class _Builder:
             self.program.buffers[name] = Buffer(name, columns, count, records=True)
         return name
 
-    def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Value]:
+    def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Any]:
         """Sizes of a packed weight's row blocks; zeros for a plain one."""
         rows, columns = weight.shape
         blocks, format = pad(rows, BLOCK) // BLOCK, get_format(weight.format)

@@ -102,7 +102,7 @@ class Program:
                 if kind in "awp":
                     table[i, op.index(name)] = 0 if value is None else address(kind, str(value))
                 elif kind == "f":
-                    table[i, op.index(name)] = int(np.float32(value).view(np.int32))
+                    table[i, op.index(name)] = int(np.float32(value or 0).view(np.int32))
                 else:
-                    table[i, op.index(name)] = value
+                    table[i, op.index(name)] = int(value or 0)
         return table

@@ -16,6 +16,7 @@ from ..kernels.ops import COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..quant.formats import get_format
+from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .memory import aligned_zeros
 from .pages import Pages
@@ -102,7 +103,7 @@ class Engine:
             if format is None or found.format == format or len(found.shape) < 2:
                 return found
             if name not in converted:
-                converted[name] = convert(found, format)
+                converted[name] = pack_weight(found, format, name)
             return converted[name]
 
         if kv_dtype is None:
@@ -131,7 +132,7 @@ class Engine:
         with self._lock:
             self._pages.check(slot)
             if not 0 <= length <= self._pages.lengths[slot]:
-                raise RequestError(f"cannot truncate to {length}: the sequence has {self._pages.lengths[slot]} positions")
+                raise RequestError(f"cannot truncate to {length}: sequence {slot} has {self._pages.lengths[slot]}")
             self._pages.lengths[slot] = length
 
     @property
@@ -190,9 +191,9 @@ class Engine:
     def _check(self, ids: Array, slots: Array, positions: Array, wanted: Array) -> None:
         if not len(ids) == len(slots) == len(positions):
             raise RequestError(f"{len(ids)} tokens, {len(slots)} slots, {len(positions)} positions: expected as many")
-        if len(ids) and not (0 <= ids.min() and ids.max() < self.vocab):
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocab):
             raise RequestError(f"token ids from {ids.min()} to {ids.max()}: expected 0 to {self.vocab - 1}")
-        if len(wanted) and not (0 <= wanted[0] and wanted[-1] < len(ids) and (np.diff(wanted) > 0).all()):
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(ids) or (np.diff(wanted) <= 0).any()):
             raise RequestError(f"wanted: expected rising indices from 0 to {len(ids) - 1}")
         for slot in np.unique(slots).tolist():
             self._pages.check(slot)
@@ -247,19 +248,6 @@ class Engine:
         if kind == "w":
             return int(self.program.weights[name].data.ctypes.data)
         return int(self._rope.ctypes.data if name == "rope" else self.program.params[name].ctypes.data)
-
-
-def convert(weight: Weight, format: str) -> Weight:
-    """A matrix in another format, a few thousand rows at a time so that its float32 copy stays small."""
-    rows, columns = weight.shape
-    old, new = get_format(weight.format), get_format(format)
-    data = aligned_zeros(new.nbytes(rows, columns))
-    step = max(1, (1 << 22) // columns // 16) * 16
-    for r in range(0, rows, step):
-        stop = min(rows, r + step)
-        part = old.unpack(weight.data[old.nbytes(r, columns) : old.nbytes(stop, columns)], stop - r, columns)
-        data[new.nbytes(r, columns) : new.nbytes(r, columns) + new.nbytes(stop - r, columns)] = new.pack(part)
-    return Weight(weight.name, format, weight.shape, data)
 
 
 def _integer(name: str, value: int | None, low: int, high: int, default: int) -> int:

@@ -1,9 +1,11 @@
 """The thread pool: Python threads that run compiled code without the GIL and meet at its barriers.
 
-A step is run by `threads` threads.  In a short step the caller is thread 0.  In a long one a stand-in is, and the caller
-waits on a lock, so that Ctrl-C reaches it at once: it then raises the cancel flag and the step ends within milliseconds.
+A step is run by `threads` threads.  In a short step the caller is thread 0.  In a long one a stand-in is, and the
+caller waits on a lock, so that Ctrl-C reaches it at once: it then raises the cancel flag, and the step ends within
+milliseconds.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -32,33 +34,47 @@ def yield_address() -> int:
 
 
 class _Workers:
-    """What the worker threads hold; the pool itself is not among it, so that an abandoned pool can end them."""
+    """What the worker threads hold; the pool itself is not among it, so that an abandoned pool can end them.
+
+    `go` and `done` are locks used as bells: ringing one is a single C call, which no signal can interrupt half-way.
+    A bell may ring too often: whoever hears it looks at `step` or at the finished flags, which say what is true.
+    """
 
     def __init__(self, walk: Walk, threads: int) -> None:
         self.walk, self.context, self.step, self.stopping = walk, 0, 0, False
-        self.go = [threading.Semaphore(0) for _ in range(threads)]
-        self.stand_in_done = threading.Semaphore(0)
+        self.go, self.done = [_bell() for _ in range(threads)], _bell()
 
     def loop(self, thread: int) -> None:
-        done = 0
+        last = 0
         while True:
             self.go[thread].acquire()
             if self.stopping:
                 return
-            if self.step == done:  # woken twice for one step (see Pool._settle)
+            if self.step == last:
                 continue
-            done = self.step
+            last = self.step
             self.walk(0, self.context, thread)
             if thread == 0:
-                self.stand_in_done.release()
+                _ring(self.done)
 
     def wake(self, first: int) -> None:
-        for semaphore in self.go[first:]:
-            semaphore.release()
+        for bell in self.go[first:]:
+            _ring(bell)
 
     def stop(self) -> None:
         self.stopping = True
         self.wake(0)
+
+
+def _bell() -> threading.Lock:
+    bell = threading.Lock()
+    bell.acquire()
+    return bell
+
+
+def _ring(bell: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # it is ringing already
+        bell.release()
 
 
 class Pool:
@@ -82,17 +98,17 @@ class Pool:
         """Run one step; -> whether it was cancelled.  KeyboardInterrupt cancels the step and propagates."""
         workers = self._start()
         self._drain()
-        self._cancel[0] = self._stopped[0] = 0
         step = workers.step + 1
-        workers.context = context
-        self._finished[:] = 0
         try:
-            workers.step = step
+            self._finished[:] = 0
+            self._cancel[0] = self._stopped[0] = 0
+            workers.context = context
+            workers.step = step  # from here on the workers may start
             workers.wake(0 if long else 1)
-            if long:
-                workers.stand_in_done.acquire()
-            else:
+            if not long:
                 self._walk(0, context, 0)
+            while not self._finished[0]:
+                workers.done.acquire(timeout=1)
         except BaseException:
             self._settle(workers, step, long)
             raise
@@ -102,14 +118,14 @@ class Pool:
         """After an interrupt at any point of `run`: bring the step to its end, however far it had come."""
         while True:
             try:
+                if workers.step != step:
+                    self._finished[:] = 1
+                    return
                 self.cancel()
-                workers.step = step
                 workers.wake(0 if long else 1)
                 if not long and not self._finished[0]:
                     self._walk(0, workers.context, 0)
                 self._drain()
-                while workers.stand_in_done.acquire(blocking=False):
-                    pass
                 return
             except KeyboardInterrupt:
                 continue

@@ -14,7 +14,8 @@ from typing import Any
 from llvmlite import ir
 
 LANES = 16
-I8, I16, I32, I64, F32, HALF = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32, HALF = ir.FloatType(), ir.HalfType()
 VF, VI, VH, VS = (ir.VectorType(t, LANES) for t in (F32, I32, HALF, I16))
 Value = Any  # an LLVM value
 
@@ -29,7 +30,7 @@ def call(builder: Any, name: str, result: Any, *args: Value) -> Value:
 def constant(value: float | int | Sequence[int], kind: Any) -> Value:
     """A constant; a vector type repeats a single value in all lanes."""
     if isinstance(kind, ir.VectorType) and not isinstance(value, Sequence):
-        value = [value] * kind.count
+        return ir.Constant(kind, [value] * kind.count)
     return ir.Constant(kind, value)
 
 
@@ -139,7 +140,7 @@ class Portable:
         return self.b.fadd(a, b)
 
     def add_if(self, value: Value, address: Value, offset: int, condition: Value) -> Value:
-        """A scalar plus the float at address + offset, where the condition is not zero; else the memory is not touched."""
+        """A scalar, plus the float at address + offset where the condition is not zero (else it is not read)."""
         taken = self.b.icmp_signed("!=", condition, ir.Constant(I64, 0))
         before = self.b.block
         with self.b.if_then(taken):

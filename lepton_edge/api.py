@@ -261,6 +261,7 @@ class Model:
         After `cancel` the last piece says 'cancelled'. A stream that is not read to its end is freed when it is closed
         or garbage collected. Arguments are checked at once, before the first piece is asked for.
         """
+        sequence = self._shared.begin()
         params = self._defaults.given(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -271,8 +272,7 @@ class Model:
             seed=seed,
             stop=stop,
         )
-        self._shared.check_usable()
-        return stream(self._shared, self.tokenizer, self._prompt(prompt), params)
+        return stream(sequence, self.tokenizer, self._prompt(prompt), params)
 
     def logits(self, token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """The model's raw scores: float32 [T, V], row t for the token that follows token_ids[: t + 1].
@@ -284,10 +284,10 @@ class Model:
         """
         if isinstance(token_ids, str):
             raise RequestError("token_ids is text; expected token ids: use model.tokenizer.encode(text)")
-        return all_logits(self._shared, self._ids("token_ids", token_ids))
+        return all_logits(self._shared.begin(), self._ids("token_ids", token_ids))
 
     def cancel(self) -> None:
-        """Stop the requests that have begun, from any thread or a signal handler; later ones are not affected.
+        """Stop every request made so far, from any thread or a signal handler; later ones are not affected.
 
         Their streams end with finish_reason 'cancelled'; `generate` and `logits` raise Cancelled.
         """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,7 @@ CANCEL_PAUSE = 0.001  # s
 
 
 class SharedEngine:
-    """Hands out sequences, lets them take turns, and cancels those that are open.
+    """Hands out sequences, lets them take turns, and cancels them.
 
     Locks are re-entrant: a signal handler may call `cancel` inside a step, and the garbage collector may end a
     forgotten stream anywhere.
@@ -31,35 +30,28 @@ class SharedEngine:
         self.engine = engine
         self._turn = threading.RLock()  # held for a call of the engine
         self._state = threading.RLock()  # guards the fields below, for an instant
-        self._open: set[Sequence] = set()
+        self._sequences: weakref.WeakSet[Sequence] = weakref.WeakSet()
         self._stepping: Sequence | None = None
         self._stepper = 0  # the thread inside a forward call, as get_ident() names it
         self._ended: list[int] = []  # slots to free
         self._closed = False
 
-    @contextmanager
-    def sequence(self) -> Iterator[Sequence]:
-        """A new sequence; its slot is freed at the end, whatever happens.
+    def begin(self) -> Sequence:
+        """A new sequence, which `cancel` reaches from now on; it takes a slot with `open`.
 
         Raises:
             RequestError: the engine is closed, or this thread is inside a forward call.
         """
-        sequence = None
-        try:
-            with self._turn:
-                self.check_usable()
-                sequence = Sequence(self, self.engine.open())
-                with self._state:
-                    self._open.add(sequence)
-            yield sequence
-        finally:
-            if sequence is not None:
-                self._end(sequence)
+        self.check_usable()
+        sequence = Sequence(self)
+        with self._state:
+            self._sequences.add(sequence)
+        return sequence
 
     def cancel(self) -> None:
-        """Stop every open sequence: its running or next step raises Cancelled. Later sequences are not affected."""
+        """Stop every sequence there is: its running or next step raises Cancelled. Later ones are not affected."""
         with self._state:
-            for sequence in self._open:
+            for sequence in self._sequences:
                 sequence.cancelled = True
         # Once is enough, unless the step is only about to begin: the engine ignores a cancel before it.
         for _ in range(CANCEL_TRIES):
@@ -70,7 +62,7 @@ class SharedEngine:
             time.sleep(CANCEL_PAUSE)
 
     def close(self) -> None:
-        """Stop every open sequence and close the engine. A second call does nothing."""
+        """Stop every sequence and close the engine. A second call does nothing."""
         with self._state:
             if self._closed:
                 return
@@ -104,12 +96,17 @@ class SharedEngine:
                     self._stepping, self._stepper = None, 0
                 self._free()
 
-    def _end(self, sequence: Sequence) -> None:
-        with self._state:
-            self._open.discard(sequence)
+    def take_slot(self) -> int:
+        """A slot of the engine."""
         with self._turn:
-            self._ended.append(sequence.slot)
-            if self._stepping is None:  # else the garbage collector came here from inside a step
+            self.check_usable()
+            return self.engine.open()
+
+    def free_slot(self, slot: int) -> None:
+        """Give a slot back: now, or at the end of the step that the garbage collector interrupted to come here."""
+        with self._turn:
+            self._ended.append(slot)
+            if self._stepping is None:
                 self._free()
 
     def _free(self) -> None:
@@ -118,27 +115,38 @@ class SharedEngine:
 
 
 class Sequence:
-    """One sequence of tokens in the engine's cache.
+    """One sequence of tokens in the engine's cache: `open`, `feed` tokens, and `close` whatever happens.
 
     Attributes:
-        slot: its number in the engine.
+        shared: the engine.
+        slot: its number in the engine; None while it has none.
         length: tokens fed so far.
         cancelled: set by `SharedEngine.cancel`; no step follows.
     """
 
-    def __init__(self, shared: SharedEngine, slot: int) -> None:
-        self._shared = shared
-        self.slot = slot
+    def __init__(self, shared: SharedEngine) -> None:
+        self.shared = shared
+        self.slot: int | None = None
         self.length = 0
         self.cancelled = False
+
+    def open(self) -> None:
+        """Take a slot."""
+        self.slot = self.shared.take_slot()
+
+    def close(self) -> None:
+        """Give the slot back, if there is one."""
+        slot, self.slot = self.slot, None
+        if slot is not None:
+            self.shared.free_slot(slot)
 
     def feed(self, tokens: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.float32]:
         """Append tokens int32 [T], at most max_batch; logits float32 [M, V] after those that `wanted` int32 [M] names.
 
         Raises:
-            Cancelled: `cancel` was called; end the sequence.
+            Cancelled: `cancel` was called; close the sequence.
         """
         positions = np.arange(self.length, self.length + tokens.size, dtype=np.int32)
-        logits = self._shared.step(self, tokens, positions, wanted)
+        logits = self.shared.step(self, tokens, positions, wanted)
         self.length += tokens.size
         return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from lepton_edge.errors import Cancelled
 from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.sampling import Sampler
-from lepton_edge.generate.shared import Sequence, SharedEngine
+from lepton_edge.generate.shared import Sequence
 from lepton_edge.generate.stopping import StopFinder
 
 if TYPE_CHECKING:
     from lepton_edge.text import Detokenizer, Tokenizer
 
 LOGITS_CHUNK = 64  # tokens whose logits are copied at a time
+PREFIX = 64  # tokens of a prompt that may shape the text after it
 LAST = np.zeros(1, np.int32)
 NOTHING = np.empty(0, np.int32)
 
@@ -44,23 +46,25 @@ class Piece:
 
 
 def stream(
-    shared: SharedEngine, tokenizer: Tokenizer, prompt: NDArray[np.int32], params: SamplingParams
+    sequence: Sequence, tokenizer: Tokenizer, prompt: NDArray[np.int32], params: SamplingParams
 ) -> Generator[Piece, None, None]:
     """Generate after a prompt; one piece for each token, end tokens included.
 
     Args:
-        shared: the engine.
+        sequence: a new one; it is closed at the end.
         tokenizer: for the text and the end tokens.
         prompt: int32 [T] ids below the vocabulary's size, at least one, at most the context.
         params: how to choose, when to stop.
     """
+    engine = sequence.shared.engine
     # The last token need not be fed, so it has no position in the cache.
-    limit = min(params.max_tokens, shared.engine.context - prompt.size + 1)
-    sampler = Sampler(params, prompt, shared.engine.vocab)
-    text = _Text(tokenizer.stream(prefix=prompt), StopFinder(params.stop))
-    with shared.sequence() as sequence:
+    limit = min(params.max_tokens, engine.context - prompt.size + 1)
+    text = _Text(tokenizer.stream(prefix=prompt[-PREFIX:]), StopFinder(params.stop))
+    with closing(sequence):
         try:
-            logits = _prefill(sequence, prompt, shared.engine.max_batch)
+            sequence.open()
+            logits = _prefill(sequence, prompt, engine.max_batch)
+            sampler = Sampler(params, prompt, engine.vocab)
             for count in range(1, limit + 1):
                 token, logprob = sampler.pick(logits)
                 reason: FinishReason | None = "length" if count == limit else None
@@ -77,15 +81,20 @@ def stream(
             yield Piece(text.end()[0], None, None, "cancelled")
 
 
-def all_logits(shared: SharedEngine, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+def all_logits(sequence: Sequence, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
     """Logits float32 [T, V] after each of tokens int32 [T]; T at most the context.
 
+    Args:
+        sequence: a new one; it is closed at the end.
+        tokens: ids below the vocabulary's size.
     Raises:
         Cancelled: `cancel` was called.
     """
-    logits = np.empty((tokens.size, shared.engine.vocab), np.float32)
-    with shared.sequence() as sequence:
-        for part in _chunks(tokens, min(shared.engine.max_batch, LOGITS_CHUNK)):
+    engine = sequence.shared.engine
+    with closing(sequence):
+        sequence.open()
+        logits = np.empty((tokens.size, engine.vocab), np.float32)
+        for part in _chunks(tokens, min(engine.max_batch, LOGITS_CHUNK)):
             start = sequence.length
             logits[start : start + part.size] = sequence.feed(part, np.arange(part.size, dtype=np.int32))
     return logits

@@ -37,7 +37,7 @@ def engine_that_says(tokenizer: Tokenizer, start: str, text: str, end: bool = Tr
 
 def run(engine: FakeEngine, tokenizer: Tokenizer, prompt: str, **params) -> list[Piece]:
     ids = np.array(ids_of(tokenizer, prompt), np.int32)
-    pieces = list(stream(SharedEngine(engine), tokenizer, ids, SamplingParams(**params)))
+    pieces = list(stream(SharedEngine(engine).begin(), tokenizer, ids, SamplingParams(**params)))
     assert engine.slots == {}, "a slot was not freed"
     assert all(piece.finish_reason is None for piece in pieces[:-1])
     return pieces
@@ -121,7 +121,7 @@ def test_a_stop_string_in_text_that_is_held_to_the_end(tmp_path: Path) -> None:
     for limit, tokens in ((2, 2), (5, 3)):
         engine = FakeEngine.chain(the, cat, newline, vocab=tokenizer.vocab_size)
         pieces = list(
-            stream(SharedEngine(engine), tokenizer, np.array([the], np.int32), SamplingParams(limit, stop="\n"))
+            stream(SharedEngine(engine).begin(), tokenizer, np.array([the], np.int32), SamplingParams(limit, stop="\n"))
         )
         assert "\n" not in text_of(pieces)
         assert pieces[-1].finish_reason == "stop" and len(pieces) == tokens
@@ -135,7 +135,7 @@ def test_the_text_goes_on_from_the_prompt(tmp_path: Path) -> None:
     assert tokenizer.decode(cat) == "cat"
     engine = FakeEngine.chain(prompt[-1], *cat, vocab=tokenizer.vocab_size)
     pieces = list(
-        stream(SharedEngine(engine), tokenizer, np.array(prompt, np.int32), SamplingParams(max_tokens=len(cat)))
+        stream(SharedEngine(engine).begin(), tokenizer, np.array(prompt, np.int32), SamplingParams(max_tokens=len(cat)))
     )
     assert text_of(pieces) == " cat"
 
@@ -163,7 +163,7 @@ def test_nan_logits_raise_and_free_the_slot(tokenizer: Tokenizer) -> None:
     engine = engine_that_says(tokenizer, "x", "abcd")
     engine.table[ids_of(tokenizer, "b")[0], 5] = np.nan
     shared = SharedEngine(engine)
-    pieces = stream(shared, tokenizer, np.array(ids_of(tokenizer, "x"), np.int32), SamplingParams())
+    pieces = stream(shared.begin(), tokenizer, np.array(ids_of(tokenizer, "x"), np.int32), SamplingParams())
     assert [next(pieces).text, next(pieces).text] == ["a", "b"]
     with pytest.raises(ModelError):
         next(pieces)
@@ -173,7 +173,7 @@ def test_nan_logits_raise_and_free_the_slot(tokenizer: Tokenizer) -> None:
 def test_all_logits(tokenizer: Tokenizer) -> None:
     engine = engine_that_says(tokenizer, "x", "abcd", max_batch=4)
     tokens = np.array([5, 6, 7, 8, 9, 10], np.int32)
-    logits = all_logits(SharedEngine(engine), tokens)
+    logits = all_logits(SharedEngine(engine).begin(), tokens)
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, engine.table[tokens])
     assert engine.batches == [4, 2] and engine.slots == {}
@@ -191,7 +191,9 @@ def begin(
     engine: FakeEngine, tokenizer: Tokenizer, prompt: str = "x", **params
 ) -> tuple[SharedEngine, Iterator[Piece]]:
     shared = SharedEngine(engine)
-    return shared, stream(shared, tokenizer, np.array(ids_of(tokenizer, prompt), np.int32), SamplingParams(**params))
+    return shared, stream(
+        shared.begin(), tokenizer, np.array(ids_of(tokenizer, prompt), np.int32), SamplingParams(**params)
+    )
 
 
 def cancel_soon(shared: SharedEngine, engine: FakeEngine, times: list[float]) -> threading.Thread:
@@ -233,13 +235,16 @@ def test_cancel_between_steps_gives_the_held_text(engine: FakeEngine, tokenizer:
     assert engine.slots == {}
 
 
-def test_cancel_does_not_reach_later_requests(engine: FakeEngine, tokenizer: Tokenizer) -> None:
+def test_cancel_reaches_requests_made_before_it_only(engine: FakeEngine, tokenizer: Tokenizer) -> None:
+    """One that has not begun to compute is a request as well; the next one is not affected."""
     shared, pieces = begin(engine, tokenizer, max_tokens=3)
     shared.cancel()
-    assert text_of(list(pieces)) == "abc"
+    assert list(pieces) == [Piece("", None, None, "cancelled")]
+    assert engine.batches == [] and engine.slots == {}
+    ids = np.array(ids_of(tokenizer, "x"), np.int32)
+    assert text_of(list(stream(shared.begin(), tokenizer, ids, SamplingParams(max_tokens=3)))) == "abc"
     shared.cancel()
-    tokens = np.array([1, 2], np.int32)
-    assert all_logits(shared, tokens).shape == (2, engine.vocab)
+    assert all_logits(shared.begin(), ids).shape == (1, engine.vocab)
 
 
 def test_logits_are_cancelled_by_an_exception(engine: FakeEngine, tokenizer: Tokenizer) -> None:
@@ -247,7 +252,7 @@ def test_logits_are_cancelled_by_an_exception(engine: FakeEngine, tokenizer: Tok
     shared = SharedEngine(engine)
     thread = cancel_soon(shared, engine, [])
     with pytest.raises(Cancelled):
-        all_logits(shared, np.arange(20, dtype=np.int32))
+        all_logits(shared.begin(), np.arange(20, dtype=np.int32))
     thread.join()
     assert engine.slots == {}
 
@@ -281,7 +286,7 @@ def test_cancel_does_not_reach_a_request_that_begins_while_it_waits(engine: Fake
         list(pieces)
         engine.blocked, engine.on_forward = None, lambda: time.sleep(0.01)
         ids = np.array(ids_of(tokenizer, "x"), np.int32)
-        after.extend(stream(shared, tokenizer, ids, SamplingParams(max_tokens=3)))
+        after.extend(stream(shared.begin(), tokenizer, ids, SamplingParams(max_tokens=3)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -302,13 +307,13 @@ def test_cancel_from_inside_a_step_of_the_same_thread(engine: FakeEngine, tokeni
 def test_other_calls_from_inside_a_step_are_refused(engine: FakeEngine, tokenizer: Tokenizer) -> None:
     shared, pieces = begin(engine, tokenizer)
     tokens = np.array([1], np.int32)
-    for call in (lambda: all_logits(shared, tokens), shared.close):
+    for call in (lambda: all_logits(shared.begin(), tokens), shared.close):
         engine.on_forward = call
         with pytest.raises(RequestError, match="from inside one of its own steps"):
             next(pieces)
         engine.on_forward = lambda: None
         assert engine.slots == {}
-        pieces = stream(shared, tokenizer, tokens, SamplingParams())
+        pieces = stream(shared.begin(), tokenizer, tokens, SamplingParams())
 
 
 def test_keyboard_interrupt_frees_the_slot(engine: FakeEngine, tokenizer: Tokenizer) -> None:
@@ -322,7 +327,11 @@ def test_keyboard_interrupt_frees_the_slot(engine: FakeEngine, tokenizer: Tokeni
 
         engine.on_forward = interrupt
         with pytest.raises(KeyboardInterrupt):
-            list(stream(shared, tokenizer, np.array(ids_of(tokenizer, "0123456789x"), np.int32), SamplingParams()))
+            list(
+                stream(
+                    shared.begin(), tokenizer, np.array(ids_of(tokenizer, "0123456789x"), np.int32), SamplingParams()
+                )
+            )
         assert engine.slots == {}
     engine.on_forward = lambda: None
     engine.batches.clear()
@@ -343,7 +352,7 @@ def test_a_stream_that_is_left_is_freed(engine: FakeEngine, tokenizer: Tokenizer
 
 def test_a_stream_that_is_collected_inside_a_step_is_freed_after_it(engine: FakeEngine, tokenizer: Tokenizer) -> None:
     shared, pieces = begin(engine, tokenizer)
-    left = [stream(shared, tokenizer, np.array(ids_of(tokenizer, "x"), np.int32), SamplingParams())]
+    left = [stream(shared.begin(), tokenizer, np.array(ids_of(tokenizer, "x"), np.int32), SamplingParams())]
     next(left[0])
     during: list[int] = []
 
@@ -360,7 +369,7 @@ def test_a_stream_that_is_collected_inside_a_step_is_freed_after_it(engine: Fake
 def test_streams_of_one_thread_do_not_block_each_other(engine: FakeEngine, tokenizer: Tokenizer) -> None:
     shared = SharedEngine(engine)
     prompts = [np.array(ids_of(tokenizer, prompt), np.int32) for prompt in "xad"]
-    streams = [stream(shared, tokenizer, prompt, SamplingParams(max_tokens=4)) for prompt in prompts]
+    streams = [stream(shared.begin(), tokenizer, prompt, SamplingParams(max_tokens=4)) for prompt in prompts]
     rounds = list(zip(*streams, strict=True))
     assert ["".join(piece.text for piece in column) for column in zip(*rounds, strict=True)] == ["abcd", "bcde", "efgh"]
 
@@ -373,7 +382,7 @@ def test_threads_take_turns(engine: FakeEngine, tokenizer: Tokenizer) -> None:
 
     def work(prompt: str) -> None:
         ids = np.array(ids_of(tokenizer, prompt), np.int32)
-        results[prompt] = text_of(list(stream(shared, tokenizer, ids, SamplingParams(max_tokens=30))))
+        results[prompt] = text_of(list(stream(shared.begin(), tokenizer, ids, SamplingParams(max_tokens=30))))
 
     threads = [threading.Thread(target=work, args=(prompt,)) for prompt in "xabcdef"]
     for thread in threads:
@@ -400,7 +409,7 @@ def test_close_stops_what_runs(engine: FakeEngine, tokenizer: Tokenizer) -> None
     assert engine.closed
     shared.close()
     with pytest.raises(RequestError, match="closed"):
-        all_logits(shared, np.array([1], np.int32))
+        all_logits(shared.begin(), np.array([1], np.int32))
 
 
 def test_a_paused_stream_of_a_closed_engine(engine: FakeEngine, tokenizer: Tokenizer) -> None:

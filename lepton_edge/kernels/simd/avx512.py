@@ -12,7 +12,7 @@ class AVX512(Portable):
     cpu = "x86-64-v4"
     features = "+avx512vnni,-prefer-256-bit"
     tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
-    query_rows = (8, 4, 2, 1)
+    query_rows = (8, 4, 1)
     q8_bias_shift: int | None = 4
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:

@@ -53,14 +53,15 @@ class Engine:
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context, self.max_batch = program.vocab, program.context, MAX_BATCH
-        self._source = source
+        self._source, self._cancelled = source, False
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._buffers = {
             b.name: aligned_zeros(b.token_bytes * (MAX_BATCH if b.count == TOKENS else MAX_WANTED))
             for b in program.buffers.values()
         }
-        self._rope: NDArray[np.float32] = np.empty((program.context, spec.rope.dim), np.float32)
+        angles = aligned_zeros(program.context * spec.rope.dim * 4)
+        self._rope: NDArray[np.float32] = angles.view(np.float32).reshape(program.context, spec.rope.dim)
         self._rope_filled = 0
         found = kernels([*program.ops(), "walk"], isa, notify)
         self._table = program.bind(found, self._address)
@@ -167,6 +168,7 @@ class Engine:
             self._check(*batch)
             ids, where, at, picks = batch
             out = np.empty((len(picks), self.vocab), np.float32)
+            self._cancelled = False
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
@@ -181,6 +183,7 @@ class Engine:
 
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
+        self._cancelled = True
         self._pool.cancel()
 
     def close(self) -> None:
@@ -216,7 +219,8 @@ class Engine:
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
         self._counts[:] = n, m, self._cut_tiles(slots)
         self._table[:, COUNTER] = 0
-        if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
+        cancelled = self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP)
+        if cancelled or self._cancelled:
             raise Cancelled("stopped by cancel()")
         self._pages.lengths.update(ends)
         logits = self._buffers["logits"].view(np.float32).reshape(MAX_WANTED, -1)

@@ -1,8 +1,10 @@
 """What every kernel needs: fields of its row, its share of the work, the layout of quantized activations."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from .layout import CANCEL, COUNTS, GROUP, RECORD, SYNC
+from .layout import CANCEL, COUNTS, GROUP, RECORD, SYNC, THREADS
 from .ops import COUNT, COUNTER
 from .simd.words import (
     ISA,
@@ -49,6 +51,26 @@ def take(row, context, chunk):
     return atomic_add(row + 8 * COUNTER, chunk)
 
 
+def each_token(body: Callable) -> Callable:
+    """A kernel that shares out the tokens: `body(row, context, thread, t, tokens)` for each token t of the batch.
+
+    A thread takes so many at once that it comes back about eight times: the counter is contended, and not free.
+    """
+
+    @jit
+    def kernel(row, context, thread):
+        tokens = count(row, context)
+        share = max(1, tokens // (get_i64(context + THREADS) * 8))
+        while True:
+            first = take(row, context, share)
+            if first >= tokens:
+                break
+            for t in range(first, min(tokens, first + share)):
+                body(row, context, thread, t, tokens)
+
+    return kernel
+
+
 @jit
 def tile_of(t, tokens):
     """(first token, width) of the tile that holds token t of a batch of `tokens`.
@@ -86,4 +108,4 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
         record += width * RECORD
 
 
-__all__ = ["F0", "F1", "WIDTHS", "at", "count", "get_f32", "quantize_row", "take", "tile_of"]
+__all__ = ["F0", "F1", "WIDTHS", "at", "count", "each_token", "get_f32", "quantize_row", "take", "tile_of"]

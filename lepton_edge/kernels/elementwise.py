@@ -5,7 +5,7 @@ Rows are padded with zeros to a multiple of 32 floats, so no kernel has a ragged
 
 import numpy as np
 
-from .common import F1, at, count, get_f32, quantize_row, take
+from .common import F0, F1, at, count, each_token, get_f32, quantize_row, take
 from .layout import GROUP, PICKS, THREADS
 from .ops import field
 from .simd.words import add, div, exp, fma, get_i64, jit, load_f32, mul, reduce_add, splat, sqrt, store_f32, sub
@@ -23,37 +23,36 @@ GATHER_X, GATHER_LDX, GATHER_Y, GATHER_LDY, GATHER_N = (field("gather", f) for f
 
 
 @jit
-def rms_norm(row, context, thread):
+def rms_norm(row, context, thread, t, tokens):
     """y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)."""
-    tokens, groups, records = count(row, context), at(row, NORM_GROUPS), at(row, NORM_RECORDS)
-    n, weight = at(row, NORM_N), at(row, NORM_WEIGHT)
-    while True:
-        t = take(row, context, 1)
-        if t >= tokens:
-            break
-        x, y = at(row, NORM_X) + t * at(row, NORM_LDX) * 4, at(row, NORM_Y) + t * at(row, NORM_LDY) * 4
-        a, b = splat(np.float32(0)), splat(np.float32(0))
-        for g in range(groups):
-            low, high = load_f32(x + g * 128), load_f32(x + g * 128 + 64)
-            a, b = fma(low, low, a), fma(high, high, b)
-        mean = reduce_add(add(a, b)) / np.float32(n)
-        scale = div(splat(F1), sqrt(splat(mean + get_f32(row + NORM_EPS))))
-        for i in range(0, groups * 128, 64):
-            store_f32(y + i, mul(mul(load_f32(x + i), scale), load_f32(weight + i)))
-        if records != 0:
-            quantize_row(y, records, groups, 0, groups, t, tokens)
+    groups, records, weight = at(row, NORM_GROUPS), at(row, NORM_RECORDS), at(row, NORM_WEIGHT)
+    x, y = at(row, NORM_X) + t * at(row, NORM_LDX) * 4, at(row, NORM_Y) + t * at(row, NORM_LDY) * 4
+    a, b = splat(F0), splat(F0)
+    for g in range(groups):
+        low, high = load_f32(x + g * 128), load_f32(x + g * 128 + 64)
+        a, b = fma(low, low, a), fma(high, high, b)
+    mean = reduce_add(add(a, b)) / np.float32(at(row, NORM_N))
+    scale = div(splat(F1), sqrt(splat(mean + get_f32(row + NORM_EPS))))
+    for i in range(0, groups * 128, 64):
+        store_f32(y + i, mul(mul(load_f32(x + i), scale), load_f32(weight + i)))
+    if records != 0:
+        quantize_row(y, records, groups, 0, groups, t, tokens)
 
 
 @jit
-def quantize(row, context, thread):
-    """Each token's row as int8 groups, for the packed matrix products."""
-    tokens = count(row, context)
-    while True:
-        t = take(row, context, 1)
-        if t >= tokens:
-            break
-        x = at(row, QUANTIZE_X) + t * at(row, QUANTIZE_LDX) * 4
-        quantize_row(x, at(row, QUANTIZE_RECORDS), at(row, QUANTIZE_GROUPS), 0, at(row, QUANTIZE_GROUPS), t, tokens)
+def quantize(row, context, thread, t, tokens):
+    """A token's row as int8 groups, for the packed matrix products."""
+    x, groups = at(row, QUANTIZE_X) + t * at(row, QUANTIZE_LDX) * 4, at(row, QUANTIZE_GROUPS)
+    quantize_row(x, at(row, QUANTIZE_RECORDS), groups, 0, groups, t, tokens)
+
+
+@jit
+def gather(row, context, thread, m, wanted):
+    """y[m] = x[wanted[m]]: from here on only the tokens whose logits are wanted."""
+    x = at(row, GATHER_X) + get_i64(at(context, PICKS) + 8 * m) * at(row, GATHER_LDX) * 4
+    y = at(row, GATHER_Y) + m * at(row, GATHER_LDY) * 4
+    for i in range(0, at(row, GATHER_N) * 4, 64):
+        store_f32(y + i, load_f32(x + i))
 
 
 @jit
@@ -75,29 +74,15 @@ def swiglu(row, context, thread):
         y = at(row, SWIGLU_Y) + t * at(row, SWIGLU_LDY) * 4
         for i in range(first * GROUP * 4, last * GROUP * 4, 64):
             g = load_f32(gate + i)
-            sigmoid = div(one, add(one, exp(sub(splat(np.float32(0)), g))))
+            sigmoid = div(one, add(one, exp(sub(splat(F0), g))))
             store_f32(y + i, mul(mul(g, sigmoid), load_f32(up + i)))
         if records != 0 and first < last:
             quantize_row(y, records, groups, first, last, t, tokens)
 
 
-@jit
-def gather(row, context, thread):
-    """y[m] = x[wanted[m]]: from here on only the tokens whose logits are wanted."""
-    picks = at(context, PICKS)
-    while True:
-        m = take(row, context, 1)
-        if m >= count(row, context):
-            break
-        x = at(row, GATHER_X) + get_i64(picks + 8 * m) * at(row, GATHER_LDX) * 4
-        y = at(row, GATHER_Y) + m * at(row, GATHER_LDY) * 4
-        for i in range(0, at(row, GATHER_N) * 4, 64):
-            store_f32(y + i, load_f32(x + i))
-
-
 KERNELS = {
-    "rms_norm": lambda: rms_norm,
-    "quantize": lambda: quantize,
+    "rms_norm": lambda: each_token(rms_norm),
+    "quantize": lambda: each_token(quantize),
     "swiglu": lambda: swiglu,
-    "gather": lambda: gather,
+    "gather": lambda: each_token(gather),
 }

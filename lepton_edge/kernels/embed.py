@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from .common import at, count, take
+from .common import at, each_token
 from .layout import BLOCK, GROUP, IDS
 from .ops import field
 from .simd.words import (
@@ -32,21 +32,16 @@ LOADS = {
 ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes")
 
 
-def each_token(op: str, copy: Callable) -> Callable:
+def lookup(op: str, copy: Callable) -> Callable:
     """A kernel that calls `copy(w, id, y, n, groups, block_bytes)` for every token."""
     W, Y, LDY, N, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
 
     @jit
-    def kernel(row, context, thread):
-        tokens, ids = count(row, context), at(context, IDS)
-        while True:
-            t = take(row, context, 1)
-            if t >= tokens:
-                break
-            y = at(row, Y) + t * at(row, LDY) * 4
-            copy(at(row, W), get_i64(ids + 8 * t), y, at(row, N), at(row, GROUPS), at(row, BLOCK_BYTES))
+    def one(row, context, thread, t, tokens):
+        y = at(row, Y) + t * at(row, LDY) * 4
+        copy(at(row, W), get_i64(at(context, IDS) + 8 * t), y, at(row, N), at(row, GROUPS), at(row, BLOCK_BYTES))
 
-    return kernel
+    return each_token(one)
 
 
 def plain(name: str) -> Callable:
@@ -63,7 +58,7 @@ def plain(name: str) -> Callable:
         if n % 16 != 0:
             store_f32_some(y, load_some(x, n % 16), n % 16)
 
-    return each_token(f"embed_{name}", copy)
+    return lookup(f"embed_{name}", copy)
 
 
 @jit
@@ -89,6 +84,6 @@ def copy_q4(w, token, y, n, groups, block_bytes):
 
 KERNELS = {
     **{f"embed_{name}": partial(plain, name) for name in LOADS},
-    "embed_q8": partial(each_token, "embed_q8", copy_q8),
-    "embed_q4": partial(each_token, "embed_q4", copy_q4),
+    "embed_q8": partial(lookup, "embed_q8", copy_q8),
+    "embed_q4": partial(lookup, "embed_q4", copy_q4),
 }

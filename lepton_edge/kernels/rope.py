@@ -1,12 +1,12 @@
 """Rotary positions (Su et al. 2021), and the one place that writes keys and values into the cache.
 
-The pairs of a head are (i, i + dim/2), as Hugging Face stores them.  Work is shared out by token and head: the query
-heads are rotated where they lie, the key heads are rotated into the cache, the value heads are copied into it.
+The pairs of a head are (i, i + dim/2), as Hugging Face stores them.  The query heads are
+rotated where they lie, the key heads are rotated into the cache, the value heads are copied into it.
 """
 
 from collections.abc import Callable
 
-from .common import at, count, take
+from .common import at, each_token
 from .layout import PAGE, PAGES, PAGES_STRIDE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
@@ -75,35 +75,26 @@ def rope(size: int, store: Callable, put_key: Callable) -> Callable:
     Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER = (field(op, f) for f in ROW_FIELDS)
 
     @jit
-    def kernel(row, context, thread):
-        tokens, heads, kv_heads, d = count(row, context), at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM)
-        dim, padded, each = at(row, ROPE_DIM), (d + 15) // 16 * 16, heads + 2 * kv_heads
+    def one(row, context, thread, t, tokens):
+        heads, kv_heads, d, dim = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM), at(row, ROPE_DIM)
+        padded = (d + 15) // 16 * 16
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
-        while True:
-            t = take(row, context, 1)
-            if t >= tokens:
-                break
-            position, slot = get_i64(at(context, POSITIONS) + 8 * t), get_i64(at(context, SLOTS) + 8 * t)
-            angles = at(row, TABLE) + position * dim * 4
-            page = page_of(context, slot, position, at(row, LAYER))
-            for head in range(each):
-                if head < heads:
-                    q = at(row, Q) + (t * at(row, LDQ) + head * d) * 4
-                    rotate(q, q, dim, angles)
-                    continue
-                g = (head - heads) % kv_heads
-                cache, offset = page + g * PAGE * (d + padded) * size, (t * at(row, LDK) + g * d) * 4
-                if head < heads + kv_heads:
-                    copy(at(row, K) + offset, scratch, d)
-                    rotate(scratch, scratch, dim, angles)
-                    block = cache + position % PAGE // 16 * (16 * d * size)
-                    put_key(block + position % 16 * size, scratch, d)
-                else:
-                    v = cache + PAGE * d * size + position % PAGE * padded * size
-                    for i in range(0, d, 16):
-                        store(v + i * size, load_f32_some(at(row, V) + offset + i * 4, d - i))
+        position, slot = get_i64(at(context, POSITIONS) + 8 * t), get_i64(at(context, SLOTS) + 8 * t)
+        angles = at(row, TABLE) + position * dim * 4
+        for head in range(heads):
+            q = at(row, Q) + (t * at(row, LDQ) + head * d) * 4
+            rotate(q, q, dim, angles)
+        page = page_of(context, slot, position, at(row, LAYER))
+        for g in range(kv_heads):
+            cache, offset = page + g * PAGE * (d + padded) * size, (t * at(row, LDK) + g * d) * 4
+            copy(at(row, K) + offset, scratch, d)
+            rotate(scratch, scratch, dim, angles)
+            put_key(cache + position % PAGE // 16 * (16 * d * size) + position % 16 * size, scratch, d)
+            v = cache + PAGE * d * size + position % PAGE * padded * size
+            for i in range(0, d, 16):
+                store(v + i * size, load_f32_some(at(row, V) + offset + i * 4, d - i))
 
-    return kernel
+    return each_token(one)
 
 
 KERNELS = {

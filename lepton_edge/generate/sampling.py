@@ -70,9 +70,9 @@ def log_sum_exp(logits: Floats, peak: float, scratch: Floats) -> float:
 def penalised(logits: Floats, seen: Ids, penalty: float) -> Floats:
     """A copy in which the seen tokens are less likely (penalty > 1): positive logits divided, negative multiplied."""
     scores = logits.copy()
-    values = logits[seen]
+    values = logits[seen].astype(np.float64)
     with np.errstate(over="ignore"):
-        changed = np.where(values > 0, values / np.float64(penalty), values * np.float64(penalty))
+        changed = np.where(values > 0, values / penalty, values * penalty)
     limit = float(np.finfo(np.float32).max)
     scores[seen] = np.clip(changed, -limit, limit)
     return scores

@@ -198,7 +198,7 @@ class Engine:
             raise RequestError(f"token ids from {ids.min()} to {ids.max()}: expected 0 to {self.vocab - 1}")
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(ids) or (np.diff(wanted) <= 0).any()):
             raise RequestError(f"wanted: expected rising indices from 0 to {len(ids) - 1}")
-        for slot in np.unique(slots).tolist():
+        for slot in set(slots.tolist()):
             self._pages.check(slot)
             own, start = positions[slots == slot], self._pages.lengths[slot]
             if not np.array_equal(own, np.arange(start, start + len(own))):

@@ -42,6 +42,7 @@ class _Workers:
 
     def __init__(self, walk: Walk, threads: int) -> None:
         self.walk, self.context, self.step, self.stopping = walk, 0, 0, False
+        self.steps = [0] * threads
         self.go, self.done = [_bell() for _ in range(threads)], _bell()
 
     def loop(self, thread: int) -> None:
@@ -50,20 +51,24 @@ class _Workers:
             self.go[thread].acquire()
             if self.stopping:
                 return
-            if self.step == last:
+            step = self.steps[thread]
+            if step == last:
                 continue
-            last = self.step
+            last = step
             self.walk(0, self.context, thread)
             if thread == 0:
                 _ring(self.done)
 
     def wake(self, first: int) -> None:
+        """Have the threads from `first` on run the step; the others must not, even if an old ring wakes them."""
+        self.steps = self.steps[:first] + [self.step] * (len(self.steps) - first)
         for bell in self.go[first:]:
             _ring(bell)
 
     def stop(self) -> None:
         self.stopping = True
-        self.wake(0)
+        for bell in self.go:
+            _ring(bell)
 
 
 def _bell() -> threading.Lock:

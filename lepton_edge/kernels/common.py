@@ -14,17 +14,15 @@ from .simd.words import (
     get_f32,
     get_i64,
     jit,
+    largest,
     load_f32,
     mul,
     put_f32,
     put_i32,
     reduce_add_i32,
-    reduce_max,
     round_i32,
     splat,
     store_i8,
-    vabs,
-    vmax,
 )
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -97,7 +95,7 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
     i = t - first
     for _ in range(g1 - g0):
         low, high = load_f32(x), load_f32(x + 64)
-        top = reduce_max(vmax(vabs(low), vabs(high)))
+        top = largest(low, high)  # NaN and infinity show in the scale
         inverse = splat(np.float32(127.0) / top if top > TINY else F0)
         a, b = round_i32(mul(low, inverse)), round_i32(mul(high, inverse))
         store_i8(record + i * GROUP, a)

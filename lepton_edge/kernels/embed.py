@@ -1,11 +1,14 @@
-"""y[t] = row id[t] of the embedding table, as floats, whatever format the table has."""
+"""y[t] = row id[t] of the embedding table, as floats, whatever format the table has.
+
+The padding becomes zero: a token before may have left NaN there, which later ops would keep and spread.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from .common import at, each_token
+from .common import F0, at, each_token
 from .layout import BLOCK, GROUP, IDS
 from .ops import field
 from .simd.words import (
@@ -40,6 +43,8 @@ def lookup(op: str, copy: Callable) -> Callable:
     def one(row, context, thread, t, tokens):
         y = at(row, Y) + t * at(row, LDY) * 4
         copy(at(row, W), get_i64(at(context, IDS) + 8 * t), y, at(row, N), at(row, GROUPS), at(row, BLOCK_BYTES))
+        for i in range(at(row, N), at(row, LDY)):
+            put_f32(y + i * 4, F0)
 
     return each_token(one)
 

@@ -184,8 +184,9 @@ class Portable:
 
     def exp(self, x: Value) -> Value:
         """e^x, relative error below 2e-7; x is clamped to [-87, 88].  Cody & Waite reduction, Taylor to r^7/7!."""
-        x = self.max(x, constant(-87.0, VF))
-        x = self.b.select(self.b.fcmp_ordered("<", x, constant(88.0, VF)), x, constant(88.0, VF))
+        # In this order of operands NaN is neither above nor below a limit, and stays NaN.
+        x = self.max(constant(-87.0, VF), x)
+        x = self.b.select(self.b.fcmp_ordered("<", constant(88.0, VF), x), constant(88.0, VF), x)
         n = self.round_i32(self.b.fmul(x, constant(1.4426950408889634, VF)))
         f = self.to_f32(n)
         r = self.fma(f, constant(-0.693359375, VF), x)
@@ -215,6 +216,14 @@ class Portable:
 
     def reduce_max(self, v: Value) -> Value:
         return self.halves(v, self.max)
+
+    def largest(self, a: Value, b: Value) -> Value:
+        """The largest absolute value of two registers; NaN where there is one, for as an integer it is the largest."""
+        a, b = (self.b.and_(self.b.bitcast(v, VI), constant(0x7FFFFFFF, VI)) for v in (a, b))
+        return self.b.bitcast(self.halves(self.max_i32(a, b), self.max_i32), F32)
+
+    def max_i32(self, a: Value, b: Value) -> Value:
+        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
 
     def reduce_add_i32(self, v: Value) -> Value:
         return self.halves(v, self.b.add)

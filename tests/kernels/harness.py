@@ -1,0 +1,238 @@
+"""Compiled kernels by themselves: a few rows made by hand, their memory, and a context; no engine and no program.
+
+Every array ends right before a page that may not be touched, and starts right after bytes that must not change: a
+kernel that reads past its operands dies, and one that writes before them is found.
+"""
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import numpy as np
+
+from lepton_edge.kernels import layout
+from lepton_edge.kernels.layout import GROUP, PAGE, RECORD
+from lepton_edge.kernels.library import callable_kernel, kernels
+from lepton_edge.kernels.machine import available, instruction_set
+from lepton_edge.kernels.ops import BARRIER, COUNT, COUNTER, KERNEL, OPS, ROW, TOKENS
+from lepton_edge.runtime.memory import aligned_zeros
+from lepton_edge.runtime.pool import Pool, yield_address
+
+ISAS = available()
+U = 2.0**-24  # the relative error of one float32 operation, at most
+GUARD = 0xFF  # as floats of any width: NaN
+
+
+def pad(n: int, multiple: int = GROUP) -> int:
+    return -(-n // multiple) * multiple
+
+
+class Memory:
+    """Arrays whose last byte lies before an untouchable page, and whose first byte lies after guard bytes."""
+
+    def __init__(self) -> None:
+        self._guards: list[np.ndarray] = []
+
+    def bytes(self, size: int) -> np.ndarray:
+        """uint8 [size], zeros."""
+        if sys.platform == "win32":
+            return aligned_zeros(size)
+        body = pad(size + 64, mmap.PAGESIZE)
+        region = np.frombuffer(mmap.mmap(-1, body + mmap.PAGESIZE), np.uint8)
+        protect = ctypes.CDLL(None).mprotect
+        assert protect(ctypes.c_void_p(region.ctypes.data + body), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+        guard = region[: body - size]
+        guard[:] = GUARD
+        self._guards.append(guard)
+        return region[body - size : body]
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        """A copy of `values`."""
+        copy = self.bytes(values.nbytes).view(values.dtype).reshape(values.shape)
+        copy[...] = values
+        return copy
+
+    def padded(self, values: np.ndarray) -> np.ndarray:
+        """A copy of float32 [T, n] whose rows are padded with zeros as activations are; -> [T, ld]."""
+        rows, columns = values.shape
+        copy = self.bytes(rows * pad(columns) * 4).view(np.float32).reshape(rows, -1)
+        copy[:, :columns] = values
+        return copy
+
+    def check(self) -> None:
+        for guard in self._guards:
+            assert (guard == GUARD).all(), "wrote before an array"
+
+
+class Rig:
+    """Rows, and the batch that they run on."""
+
+    def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
+                 positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
+                 pages: np.ndarray | None = None, scratch_bytes: int = 4096) -> None:  # fmt: skip
+        """`pages`: int64 [slots, pages], the pages' addresses.  `tiles`: (first token, tokens) for the attention."""
+        self.isa, self.tokens = isa, tokens
+        self.memory = Memory()
+        self.counts = np.array([tokens, len(wanted), len(tiles)], np.int64)
+        lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
+        self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
+        self._pages = np.zeros((1, 1), np.int64) if pages is None else pages
+        self._scratch_bytes = pad(scratch_bytes, 128)
+        self._rows: list[tuple[str, int, bool, dict]] = []
+
+    def row(self, op: str, *, count: int = TOKENS, barrier: bool = True, **values: object) -> "Rig":
+        """Append a row; arrays stand for their addresses, None for none."""
+        assert set(values) == {name for name, _ in OPS[op].fields}, f"fields of {op}: {OPS[op].fields}"
+        self._rows.append((op, count, barrier, values))
+        return self
+
+    def table(self) -> np.ndarray:
+        addresses = kernels(list(dict.fromkeys(row[0] for row in self._rows)), self.isa)
+        table = np.zeros((len(self._rows), ROW), np.int64)
+        for line, (op, count, barrier, values) in zip(table, self._rows, strict=True):
+            line[[KERNEL, COUNT, BARRIER]] = addresses[op], count, barrier
+            for name, kind in OPS[op].fields:
+                value = values[name]
+                if isinstance(value, np.ndarray):
+                    value = value.ctypes.data
+                elif kind == "f":
+                    value = np.float32(value).view(np.int32)
+                line[OPS[op].index(name)] = value or 0
+        return table
+
+    def context(self, table: np.ndarray, threads: int, sync: int, scratch: np.ndarray) -> np.ndarray:
+        ids, positions, slots, picks, tiles = (a.ctypes.data for a in self._lists)
+        fields = {
+            layout.PROGRAM: table.ctypes.data, layout.ROWS: len(table), layout.THREADS: threads, layout.SYNC: sync,
+            layout.SCRATCH: scratch.ctypes.data, layout.SCRATCH_STRIDE: self._scratch_bytes,
+            layout.YIELD: yield_address(), layout.COUNTS: self.counts.ctypes.data, layout.IDS: ids,
+            layout.POSITIONS: positions, layout.SLOTS: slots, layout.PICKS: picks, layout.TILES: tiles,
+            layout.PAGES: self._pages.ctypes.data, layout.PAGES_STRIDE: self._pages.strides[0],
+        }  # fmt: skip
+        context = np.zeros(layout.CONTEXT_FIELDS, np.int64)
+        for offset, value in fields.items():
+            context[offset // 8] = value
+        return context
+
+    def run(self, threads: int = 1) -> "Rig":
+        """Run all rows on `threads` threads and check the guards."""
+        pool, table = pool_of(self.isa, threads), self.table()
+        scratch = self.memory.bytes(self._scratch_bytes * threads)
+        assert not pool.run(self.context(table, threads, pool.sync, scratch).ctypes.data, False)
+        assert (table[:, COUNTER] >= 0).all()
+        self.memory.check()
+        return self
+
+
+@cache
+def pool_of(isa: str, threads: int) -> Pool:
+    return Pool(callable_kernel(kernels(["walk"], isa)["walk"]), threads)
+
+
+# -- records: quantized activations ---------------------------------------------------------------------------------
+
+
+def record_bytes(tokens: int, columns: int) -> int:
+    return tokens * pad(columns) // GROUP * RECORD
+
+
+def tiles_of(isa: str, tokens: int) -> Iterator[tuple[int, int]]:
+    """(first token, width) of the tiles that a batch is cut into: as many of the widest as fit, and so on."""
+    first = 0
+    for width, _ in instruction_set(isa).tiles:
+        while tokens - first >= width:
+            yield first, width
+            first += width
+
+
+def read_records(records: np.ndarray, isa: str, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes int64 [T, groups, 32], scales float32 [T, groups] and stored sums int64 [T, groups] of uint8 records."""
+    groups = records.size // (tokens * RECORD)
+    codes = np.empty((tokens, groups, GROUP), np.int64)
+    scales, sums = np.empty((tokens, groups), np.float32), np.empty((tokens, groups), np.int64)
+    for first, width in tiles_of(isa, tokens):
+        here = slice(first, first + width)
+        tile = records[first * groups * RECORD :][: width * groups * RECORD].reshape(groups, width * RECORD)
+        codes[here] = tile[:, : width * 32].view(np.int8).reshape(groups, width, GROUP).swapaxes(0, 1)
+        scales[here] = tile[:, width * 32 : width * 36].copy().view(np.float32).T
+        sums[here] = tile[:, width * 36 :].copy().view(np.int32).T
+    return codes, scales, sums
+
+
+def check_records(records: np.ndarray, isa: str, x: np.ndarray) -> None:
+    """Records of float32 x [T, ld] hold round(127 x / max|x|), max|x| / 127, and -8 times the sum of the codes."""
+    codes, scales, sums = read_records(records, isa, len(x))
+    groups = x.astype(np.float64).reshape(len(x), -1, GROUP)
+    top = np.abs(groups).max(axis=2)
+    assert (sums == -8 * codes.sum(axis=2)).all()
+    # float32(1 / 127), the product: two roundings.
+    assert (np.abs(scales - top / 127) <= 3 * U * top / 127).all()
+    exact = groups * 127 / np.where(top > 1e-30, top, np.inf)[:, :, None]
+    # 127 / max|x| and the product with x round too: a code may be off next to a tie, by 127 * 2 U before rounding.
+    assert (np.abs(codes - exact) <= 0.5 + 128 * 3 * U).all()
+
+
+# -- packed weights from codes ----------------------------------------------------------------------------------------
+
+
+def pack_codes(format: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The bytes of a q4 or q8 weight, from codes [N, K] and float16 scales [N, groups]: the layout, byte by byte."""
+    rows, columns = codes.shape
+    blocks, groups, zero = pad(rows, 16) // 16, pad(columns) // GROUP, 8 if format == "q4" else 128
+    stored = np.full((blocks * 16, groups * GROUP), zero, np.uint8)
+    stored[:rows, :columns] = codes + zero
+    lanes = stored.reshape(blocks, 16, groups, 8, 4).transpose(0, 2, 3, 1, 4)  # block, group, four columns, row, column
+    if format == "q4":
+        lanes = lanes[:, :, 0::2] | lanes[:, :, 1::2] << 4
+    all_scales = np.zeros((blocks * 16, groups), np.float16)
+    all_scales[:rows] = scales
+    tail = all_scales.reshape(blocks, 16, groups).transpose(0, 2, 1).reshape(blocks, -1).view(np.uint8)
+    body = np.concatenate([lanes.reshape(blocks, -1), tail], axis=1)
+    return np.pad(body, ((0, 0), (0, -body.shape[1] % 64))).reshape(-1)
+
+
+# -- the cache ------------------------------------------------------------------------------------------------------
+
+
+class Cache:
+    """One layer's pages for some sequences, float32 or float16, at `layer` bytes into each page."""
+
+    def __init__(self, memory: Memory, size: int, kv_heads: int, head_dim: int, lengths: Sequence[int],
+                 layer: int = 0) -> None:  # fmt: skip
+        self.dtype = np.dtype({2: np.float16, 4: np.float32}[size])
+        self.kv_heads, self.d, self.padded, self.layer = kv_heads, head_dim, pad(head_dim, 16), layer
+        self.pages = [[self._page(memory) for _ in range(pad(n, PAGE) // PAGE)] for n in lengths]
+        self.table = np.zeros((len(lengths), max(map(len, self.pages))), np.int64)
+        for slot, pages in enumerate(self.pages):
+            self.table[slot, : len(pages)] = [page.ctypes.data for page in pages]
+
+    def _page(self, memory: Memory) -> np.ndarray:
+        size = self.kv_heads * PAGE * (self.d + self.padded) * self.dtype.itemsize
+        page = memory.bytes(self.layer + size)
+        page[:] = GUARD  # NaN wherever nothing was stored
+        return page
+
+    def parts(self, slot: int, page: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of a page: keys [G, PAGE / 16, D, 16] and values [G, PAGE, D']."""
+        heads = self.pages[slot][page][self.layer :].view(self.dtype).reshape(self.kv_heads, -1)
+        split = PAGE * self.d
+        return heads[:, :split].reshape(-1, PAGE // 16, self.d, 16), heads[:, split:].reshape(-1, PAGE, self.padded)
+
+    def write(self, slot: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put keys and values [positions, G, D] into a sequence's pages."""
+        for p in range(len(keys)):
+            k, v = self.parts(slot, p // PAGE)
+            k[:, p % PAGE // 16, :, p % 16] = keys[p]
+            v[:, p % PAGE] = 0
+            v[:, p % PAGE, : self.d] = values[p]
+
+    def read(self, slot: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys [positions, G, D] and values [positions, G, D'] of a sequence."""
+        keys, values = [], []
+        for p in range(positions):
+            k, v = self.parts(slot, p // PAGE)
+            keys.append(k[:, p % PAGE // 16, :, p % 16])
+            values.append(v[:, p % PAGE])
+        return np.array(keys), np.array(values)

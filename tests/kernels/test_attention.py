@@ -1,0 +1,181 @@
+"""softmax(q k^T scale) v over the cache: windows, page borders, several sequences, shared key heads."""
+
+import numpy as np
+import pytest
+from kernels.harness import ISAS, PAGE, Cache, Rig, U
+
+from lepton_edge.kernels.layout import attention_scratch
+from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
+
+each_isa = pytest.mark.parametrize("isa", ISAS)
+each_size = pytest.mark.parametrize("size", [2, 4])
+EXP = 2e-7  # relative error of the kernels' exp
+
+
+class Attention:
+    """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
+
+    def __init__(self, isa, size, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None):
+        rng = np.random.default_rng(seed)
+        self.heads, self.group, self.d, self.window = heads, heads // kv_heads, d, window
+        slots = [slot for slot, _, count in runs for _ in range(count)]
+        self.positions = [first + i for _, first, count in runs for i in range(count)]
+        self.slots, t = slots, len(slots)
+        query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // self.group))
+        self.rig = rig = Rig(isa, t, slots=slots, positions=self.positions, tiles=tiles(runs, tile or query_tile),
+                             scratch_bytes=attention_scratch(query_tile * self.group, d))  # fmt: skip
+        self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer=128)
+        rig._pages = self.cache.table
+        self.keys, self.values = [], []
+        for slot, length in enumerate(lengths):
+            k, v = (rng.standard_normal((length, kv_heads, d)).astype(self.cache.dtype) for _ in range(2))
+            k = (k * scale).astype(self.cache.dtype)
+            self.cache.write(slot, k, v)
+            self.keys.append(k.astype(np.float64))
+            self.values.append(v.astype(np.float64))
+        q = self.q_row = rig.memory.padded(np.zeros((t, heads * d), np.float32))
+        self.set_queries(rng.standard_normal((t, heads, d)).astype(np.float32))
+        self.y = rig.memory.padded(np.full((t, heads * d), 7, np.float32))
+        self.scale = d**-0.5
+        rig.row(f"attention_f{8 * size}", q=q, ldq=q.shape[1], y=self.y, ldy=q.shape[1], heads=heads,
+                kv_heads=kv_heads, head_dim=d, scale=self.scale, window=window, layer=128)  # fmt: skip
+
+    def set_queries(self, q):
+        self.q = q
+        self.q_row[:, : self.heads * self.d] = q.reshape(len(q), -1)
+
+    def run(self, threads=1):
+        self.y[:, : self.heads * self.d] = 7
+        self.rig.run(threads)
+        assert not self.y[:, self.heads * self.d :].any(), "padding is no longer zero"
+        return self.y[:, : self.heads * self.d].reshape(-1, self.heads, self.d)
+
+    def expected(self):
+        """(y, bound on the error), float64 [T, H, D].
+
+        A score is off by s = (d + 3) U sum|q k| scale.  A weight p is then off by the part 2 s (its own score and the
+        maximum's), 2 U |score - maximum| (the difference, rounded) and the errors of exp for itself and for the
+        rescaling at each page.  Sums over n positions add (n + 1) U each, above and below the fraction line; lanes
+        that are masked weigh e^-87, far below.
+        """
+        y, bound = np.zeros((2, len(self.q), self.heads, self.d))
+        for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
+            first = max(0, p + 1 - self.window) if self.window else 0
+            seen = (held[slot][first : p + 1] for held in (self.keys, self.values))
+            k, v = (part.repeat(self.group, axis=1).transpose(1, 0, 2) for part in seen)
+            q, n = self.q[t].astype(np.float64)[:, None], p + 1 - first
+            scores = (q * k).sum(2) * self.scale
+            off = (self.d + 3) * U * (np.abs(q * k).sum(2) * self.scale).max(1, keepdims=True)
+            below = scores - scores.max(1, keepdims=True)
+            weights = np.exp(below)
+            weights /= weights.sum(1, keepdims=True)
+            part = 2 * off + 2 * U * np.abs(below) + (n // PAGE + 3) * (EXP + 2 * U) + (2 * n + 4) * U
+            y[t] = (weights[:, :, None] * v).sum(1)
+            part = part + (weights * part).sum(1, keepdims=True)
+            bound[t] = ((weights * part)[:, :, None] * np.abs(v)).sum(1)
+        return y, bound
+
+    def check(self, threads=1):
+        y = self.run(threads)
+        expected, bound = self.expected()
+        wrong = np.abs(y - expected) > bound
+        assert not wrong.any(), f"off at (token, head, column) {np.argwhere(wrong)[:4].tolist()}"
+
+
+def tiles(runs, most):
+    """(first token, tokens) of tiles of at most `most` neighbours of one sequence."""
+    found, at = [], 0
+    for _, _, count in runs:
+        found += [(at + i, min(most, count - i)) for i in range(0, count, most)]
+        at += count
+    return found
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("group", [1, 3, 7, 8, 16])
+@pytest.mark.parametrize("d", [8, 24, 64, 80, 128])
+def test_head_sizes_and_shared_heads(isa, size, group, d):
+    """A decode step in the second page, then a prefill from position 0."""
+    Attention(isa, size, 2 * group, 2, d, [150, 20], [(0, 149, 1), (1, 0, 20)], seed=d).check(threads=1 + d % 3)
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("first", [0, 1, 14, 15, 16, 17, 111, 112, 126, 127, 128, 129, 255, 256])
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_positions_around_blocks_and_pages(isa, size, first, count):
+    Attention(isa, size, 3, 1, 24, [first + count], [(0, first, count)], seed=first).check()
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 100, 127, 128, 129, 200, 1000])
+def test_windows(isa, size, window):
+    """Single tokens, and tiles whose tokens see different first pages."""
+    runs = [(0, 299, 1), (1, 120, 40), (0, 127, 1), (1, 250, 20)]
+    Attention(isa, size, 2, 1, 16, [300, 270], runs, window=window).check()
+
+
+@each_isa
+@each_size
+def test_pages_before_the_window_are_not_read(isa, size):
+    case = Attention(isa, size, 2, 1, 16, [500], [(0, 400, 20)], window=100)
+    case.cache.table[0, :2] = 0  # positions 0..255; the first in sight is 301
+    case.check()
+
+
+@each_isa
+@each_size
+def test_later_positions_are_not_read(isa, size):
+    """Other numbers, and NaN, after a sequence's last position change nothing."""
+    case = Attention(isa, size, 2, 2, 24, [140], [(0, 133, 1)])
+    y = case.run().copy()
+    for fill in (1e4, np.nan):
+        for held in (case.keys[0], case.values[0]):
+            held[134:] = fill
+        case.cache.write(0, case.keys[0], case.values[0])
+        assert np.array_equal(case.run(), y)
+
+
+@each_isa
+@each_size
+def test_many_sequences_in_one_batch(isa, size):
+    runs = [(0, 5, 1), (1, 0, 7), (2, 139, 1), (0, 6, 1), (3, 100, 33), (1, 7, 3), (2, 140, 2)]
+    case = Attention(isa, size, 6, 2, 40, [7, 10, 142, 133], runs)
+    case.check()
+    together = case.run().copy()
+    assert np.array_equal(case.run(3), together)
+    for at, run in zip(np.cumsum([0] + [count for _, _, count in runs]), runs, strict=False):
+        alone = Attention(isa, size, 6, 2, 40, [7, 10, 142, 133], [run])
+        alone.set_queries(case.q[at : at + run[2]])
+        alone.check()
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("tile", [1, 2, 3, 5, 16])
+def test_any_tile_gives_the_same(isa, size, tile):
+    Attention(isa, size, 4, 2, 32, [200], [(0, 110, 50)], tile=tile).check()
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 300.0])
+def test_flat_and_steep_scores(isa, size, scale):
+    """Scores near zero, and scores hundreds apart, where one position takes all."""
+    Attention(isa, size, 4, 2, 64, [300], [(0, 280, 20), (0, 0, 1)], scale=scale).check()
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("operand", ["q", "k"])
+def test_nan_is_not_hidden(isa, size, operand):
+    case = Attention(isa, size, 2, 2, 24, [140], [(0, 139, 1)])
+    if operand == "q":
+        case.q_row[0, 30] = np.nan
+    else:
+        case.keys[0][17, 1, 4] = np.nan
+        case.cache.write(0, case.keys[0], case.values[0])
+    y = case.run()
+    assert np.isfinite(y[0, 0]).all() and np.isnan(y[0, 1]).all()

@@ -1,0 +1,194 @@
+"""y (+)= W x (+ bias): every format, instruction set and ragged shape against unpack + float64."""
+
+from itertools import cycle, product
+
+import numpy as np
+import pytest
+from kernels.harness import ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
+
+from lepton_edge.kernels.ops import WANTED
+from lepton_edge.quant.formats import FORMATS, get_format
+
+PACKED = ("q4", "q8")
+N, K, T = (1, 15, 16, 17, 40, 67), (1, 31, 32, 33, 64, 100, 256), (1, 2, 3, 5, 8, 9, 16, 21, 29)
+each_isa = pytest.mark.parametrize("isa", ISAS)
+each_format = pytest.mark.parametrize("format", FORMATS)
+
+
+class Product:
+    """One matrix product: its rows, its result, and what that must be."""
+
+    def __init__(self, isa, format, data, shape, x, *, bias=None, old=None, wanted=()):
+        """data: the weight's bytes.  x [T, K].  bias [N].  old [T, N]: accumulate onto it."""
+        (n, k), t = shape, len(x)
+        self.isa, self.format, self.shape, self.bias, self.old = isa, format, shape, bias, old
+        self.rig = rig = Rig(isa, t, wanted=wanted)
+        memory, self.count = rig.memory, len(wanted) or t
+        self.x, w = memory.padded(x), memory.array(data)
+        self.data = data
+        self.y = memory.padded(np.full((t, n), 7, np.float32) if old is None else old)
+        b = None if bias is None else memory.padded(bias[None])
+        common = dict(y=self.y, ldy=self.y.shape[1], w=w, rows=n, bias=b, accumulate=int(old is not None))
+        kind = dict(count=WANTED) if wanted else {}
+        if format in PACKED:
+            self.records, groups = memory.bytes(record_bytes(self.count, k)), pad(k) // 32
+            blocks = pad(n, 16) // 16
+            rig.row("quantize", x=self.x, ldx=self.x.shape[1], records=self.records, groups=groups, **kind)
+            rig.row(f"matmul_{format}", x=self.records, blocks=blocks, groups=groups, block_bytes=len(data) // blocks,
+                    **common, **kind)  # fmt: skip
+        else:
+            rig.row(f"matmul_{format}", x=self.x, ldx=self.x.shape[1], columns=k, **common, **kind)
+
+    def run(self, threads=1, good=slice(None)):
+        """-> y [T, N]; the padding of the good tokens must still be zero."""
+        self.rig.run(threads)
+        assert not self.y[good, self.shape[0] :].any(), "padding is no longer zero"
+        return self.y[: self.count, : self.shape[0]]
+
+    def expected(self):
+        """(y, bound on the error), float64 [T, N].
+
+        A sum of n float32 products in any order, with the bias and the old value, is off by at most about
+        (n + 1) U sum|terms| (Higham 2002, 3.1).  Packed: a term is a group, whose integer sum is exact; its two scales
+        are multiplied first, so 3 more roundings.
+        """
+        n, k = self.shape
+        w = get_format(self.format).unpack(self.data, n, k).astype(np.float64)
+        if self.format in PACKED:
+            codes, scales, _ = read_records(self.records, self.isa, self.count)
+            x = (codes * scales.astype(np.float64)[:, :, None])[:, :, None]
+            terms = x @ np.pad(w, ((0, 0), (0, -k % 32))).reshape(n, -1, 32, 1).transpose(1, 2, 0, 3).reshape(-1, 32, n)
+            terms = terms[:, :, 0]
+        else:
+            terms = self.x[: self.count, :k, None].astype(np.float64) * w.T
+        y, size, count = terms.sum(1), np.abs(terms).sum(1), terms.shape[1] + 6
+        for more in (self.bias, None if self.old is None else self.old[: self.count]):
+            if more is not None:
+                y, size = y + more, size + np.abs(more)
+        return y, count * U * size
+
+    def check(self, threads=1):
+        y = self.run(threads)
+        expected, bound = self.expected()
+        wrong = np.abs(y - expected) > bound
+        assert not wrong.any(), f"{self.shape}, {len(self.x)} tokens: off at {np.argwhere(wrong)[:4].tolist()}"
+        return y
+
+
+def normal(seed, *shape, scale=1.0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+@each_isa
+@each_format
+def test_ragged_shapes(isa, format):
+    options = cycle(product((False, True), (False, True)))  # nine token counts: over the shapes, each meets all four
+    for n, k in product(N, K):
+        data = get_format(format).pack(normal((n, k), n, k))
+        for t in T:
+            bias, old = next(options)
+            case = Product(isa, format, data, (n, k), normal((n, k, t), t, k), bias=normal(n, n) if bias else None,
+                           old=normal(t, t, n) if old else None)  # fmt: skip
+            case.check()
+
+
+@each_isa
+@each_format
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_threads_do_not_matter(isa, format, threads):
+    for (n, k), t in product([(1, 33), (67, 100), (523, 64)], (1, 9, 21)):
+        data = get_format(format).pack(normal(n, n, k))
+        case = Product(isa, format, data, (n, k), normal(t, t, k), bias=normal(k, n))
+        alone = case.run().copy()
+        case.y[:, :n] = 7
+        assert np.array_equal(case.run(threads), alone)
+
+
+@each_isa
+@each_format
+@pytest.mark.parametrize("shape", [(80, 8192), (1040, 96)])
+def test_many_panels(isa, format, shape):
+    """Weights beyond the bytes of a panel, and more panels than threads."""
+    few = get_format(format).pack(normal(3, *shape))
+    Product(isa, format, few, shape, normal(4, 13, shape[1]), bias=normal(5, shape[0])).check(threads=2)
+
+
+@each_isa
+@each_format
+@pytest.mark.parametrize("w_scale", [1e-4, 1.0, 1e3])
+@pytest.mark.parametrize("x_scale", [1e-20, 1.0, 1e20])
+def test_scales(isa, format, w_scale, x_scale):
+    data = get_format(format).pack(normal(1, 33, 100, scale=w_scale))
+    Product(isa, format, data, (33, 100), normal(2, 9, 100, scale=x_scale)).check()
+
+
+@each_isa
+@each_format
+def test_zeros(isa, format):
+    for w, x in ((0, 1), (1, 0), (0, 0)):
+        data = get_format(format).pack(np.full((40, 64), w, np.float32))
+        y = Product(isa, format, data, (40, 64), np.full((9, 64), x, np.float32)).run()
+        assert not y.any()
+
+
+@each_isa
+@each_format
+def test_a_batch_of_wanted_tokens(isa, format):
+    """Rows that run over the wanted tokens take that count, and leave the other tokens' rows alone."""
+    data = get_format(format).pack(normal(1, 20, 64))
+    case = Product(isa, format, data, (20, 64), normal(2, 7, 64), wanted=(1, 4, 6))
+    case.check()
+    assert (case.y[3:, :20] == 7).all()
+
+
+@each_isa
+@pytest.mark.parametrize("format", PACKED)
+@pytest.mark.parametrize("pattern", ["low", "high", "alternating", "random", "hostile"])
+def test_extreme_integers_are_exact(isa, format, pattern):
+    """Codes and activations at their limits, all scales 1: every sum is an integer below 2^24, so y must be exact.
+
+    16-bit pair sums (AVX2) saturate here if they are formed wrongly.  'hostile' has the code -128, which no packer
+    writes but a file may hold.
+    """
+    low, high = (-8, 7) if format == "q4" else (-127, 127)
+    n, k, t, rng = 32, 256, 21, np.random.default_rng(1)
+    codes = {
+        "low": np.full((n, k), low),
+        "high": np.full((n, k), high),
+        "alternating": np.where(np.arange(k) % 2, low, high) * np.ones((n, 1), int),
+        "random": rng.choice([low, high], (n, k)),
+        "hostile": rng.choice([low if format == "q4" else -128, high], (n, k)),
+    }[pattern]
+    x = rng.choice([-127, 127], (t, k))
+    x[0], x[1], x[2] = 127, -127, np.where(np.arange(k) % 2, 127, -127)
+    case = Product(isa, format, pack_codes(format, codes, np.ones((n, k // 32))), (n, k), x.astype(np.float32))
+    y = case.run()
+    found, scales, _ = read_records(case.records, isa, t)
+    assert (scales == 1).all() and np.array_equal(found.reshape(t, k), x)
+    assert np.array_equal(y, x @ codes.T)
+
+
+@each_isa
+@pytest.mark.parametrize("format", PACKED)
+def test_every_code_has_its_own_weight(isa, format):
+    """One column at a time: W x picks single codes out of the layout, so a swapped byte or nibble shows."""
+    low, high = (-8, 7) if format == "q4" else (-127, 127)
+    n, k = 48, 96
+    codes = np.random.default_rng(2).integers(low, high + 1, (n, k))
+    scales = 2.0 ** np.random.default_rng(3).integers(-3, 4, (n, k // 32))
+    case = Product(isa, format, pack_codes(format, codes, scales), (n, k), 127 * np.eye(k, dtype=np.float32))
+    assert np.array_equal(case.run(), 127 * (codes * scales.repeat(32, axis=1)).T)
+
+
+@each_isa
+@each_format
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_token_does_not_touch_the_others(isa, format, bad):
+    data = get_format(format).pack(normal(1, 40, 64))
+    x = normal(2, 11, 64)
+    right = Product(isa, format, data, (40, 64), x).run().copy()
+    x[6, 5] = bad
+    others = np.arange(11) != 6
+    y = Product(isa, format, data, (40, 64), x).run(good=others)
+    assert np.array_equal(y[others], right[others])
+    assert not np.isfinite(y[6]).any()

@@ -1,0 +1,92 @@
+"""Rotary positions, and what the cache then holds."""
+
+import numpy as np
+import pytest
+from kernels.harness import ISAS, PAGE, Cache, Rig, U, pad
+
+each_isa = pytest.mark.parametrize("isa", ISAS)
+each_size = pytest.mark.parametrize("size", [2, 4])
+
+
+def normal(seed, *shape, scale=1.0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+class Rope:
+    """A batch of tokens of some sequences, each with q [T, H, D], k and v [T, G, D], run through one rope row."""
+
+    def __init__(self, isa, size, heads, kv_heads, d, slots, positions, scale=1.0, layer=0):
+        t, self.d, self.positions, self.slots = len(slots), d, positions, slots
+        each = [heads, kv_heads, kv_heads]
+        self.q, self.k, self.v = (normal((i, t, d), t, h, d, scale=scale) for i, h in enumerate(each))
+        lengths = [max((p + 1 for s, p in zip(slots, positions, strict=True) if s == slot), default=1)
+                   for slot in range(max(slots) + 1)]  # fmt: skip
+        self.rig = rig = Rig(isa, t, slots=slots, positions=positions, scratch_bytes=4 * pad(d, 16))
+        self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer)
+        rig._pages = self.cache.table
+        angle = np.arange(max(lengths))[:, None] * 100.0 ** (-np.arange(d // 2) / (d // 2))
+        self.cos, self.sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        table = rig.memory.array(np.concatenate([self.cos, self.sin], axis=1))
+        self.rows = [rig.memory.padded(a.reshape(t, -1)) for a in (self.q, self.k, self.v)]
+        q, k, v = self.rows
+        rig.row(f"rope_f{8 * size}", q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads,
+                head_dim=d, rope_dim=d, table=table, layer=layer)  # fmt: skip
+
+    def rotated(self, x):
+        """(x turned, bound on the error of float32), float64 [T, heads, D]: two products and a sum."""
+        cos, sin = (table.astype(np.float64)[self.positions][:, None] for table in (self.cos, self.sin))
+        a, b = np.split(x.astype(np.float64), 2, axis=2)
+        bound = 3 * U * np.tile(np.abs(a) + np.abs(b), 2)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2), bound
+
+    def check(self, threads=1):
+        self.rig.run(threads)
+        q, k, v = self.rows
+        expected, bound = self.rotated(self.q)
+        assert (np.abs(q[:, : self.q[0].size].reshape(self.q.shape) - expected) <= bound).all()
+        assert np.array_equal(k[:, : self.k[0].size].reshape(self.k.shape), self.k)
+        for row, part in ((q, self.q), (k, self.k), (v, self.v)):
+            assert not row[:, part[0].size :].any()
+        self.check_cache(*self.rotated(self.k))
+
+    def check_cache(self, keys, bound):
+        half = self.cache.dtype == np.float16
+        with np.errstate(over="ignore"):
+            # f16 keeps 11 bits, and 2^-25 of what lies below its smallest normal number.
+            bound = bound + np.abs(keys) * 2.0**-11 + 2.0**-25 if half else bound
+            exact = np.clip(self.v, -65504, 65504).astype(np.float16) if half else self.v
+        written = set()
+        for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
+            k, v = self.cache.parts(slot, p // PAGE)
+            key = k[:, p % PAGE // 16, :, p % 16].astype(np.float64)
+            assert (np.abs(key - np.clip(keys[t], -65504, 65504) if half else key - keys[t]) <= bound[t]).all()
+            assert np.array_equal(v[:, p % PAGE, : self.d], exact[t]) and not v[:, p % PAGE, self.d :].any()
+            written.add((slot, p))
+        for slot, pages in enumerate(self.cache.pages):
+            k, v = self.cache.read(slot, len(pages) * PAGE)
+            other = [p for p in range(len(k)) if (slot, p) not in written]
+            assert np.isnan(k[other]).all() and np.isnan(v[other]).all(), "wrote where nothing was to be stored"
+
+
+SHAPES = [(1, 1, 8), (4, 4, 24), (3, 1, 64), (14, 2, 64), (16, 2, 80), (9, 3, 128), (2, 1, 40), (1, 1, 2), (2, 2, 256)]
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("heads,kv_heads,d", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_rope(isa, size, heads, kv_heads, d, threads):
+    """One sequence across the border of a page, and a second one in between."""
+    positions = [125, 126, 0, 127, 1, 128, 129, 2]
+    slots = [0, 0, 1, 0, 1, 0, 0, 1]
+    Rope(isa, size, heads, kv_heads, d, slots, positions, layer=4096).check(threads)
+
+
+@each_isa
+def test_keys_and_values_too_large_for_f16_are_saturated(isa):
+    Rope(isa, 2, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e5).check()
+
+
+@each_isa
+def test_small_keys_become_subnormal(isa):
+    Rope(isa, 2, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e-6).check()

@@ -1,0 +1,126 @@
+"""The words that kernels are written in, on every instruction set: values, rounding, limits and NaN."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernels.harness import ISAS, U
+from processes import run_python
+
+GIVEN = {
+    "exp": np.concatenate([np.linspace(-90, 90, 180_001), [-1e30, 1e30, np.inf, -np.inf, np.nan, 0, -0.0]]),
+    "small": np.concatenate([np.arange(-127, 127.25, 0.25), np.random.default_rng(1).uniform(-127, 127, 4000)]),
+    "rounds": np.random.default_rng(2).uniform(-4e6, 4e6, 16_000),
+    "pairs": np.random.default_rng(3).standard_normal(3200) * 10.0 ** np.random.default_rng(4).uniform(-9, 9, 3200),
+    "floats": np.zeros(0),
+}
+GIVEN = {name: np.resize(values, -(-values.size // 32) * 32).astype(np.float32) for name, values in GIVEN.items()}
+# Every half float, the middle between it and the next, and the neighbours of both; then all exponents of float32.
+HALVES = np.arange(65536, dtype=np.uint16)
+WIDE = HALVES.view(np.float16).astype(np.float32)
+with np.errstate(invalid="ignore", over="ignore"):
+    MIDDLE = (WIDE + np.roll(WIDE, -1)) / 2
+    AROUND = [np.nextafter(v, np.float32(to)) for v in (WIDE, MIDDLE) for to in (-np.inf, np.inf)]
+BITS = np.random.default_rng(5).integers(0, 1 << 32, 65536, np.uint32).view(np.float32)
+GIVEN["floats"] = np.concatenate([WIDE, MIDDLE, *AROUND, BITS])
+GIVEN["halves"], GIVEN["some_halves"] = HALVES, HALVES[15000:15016].copy()
+LIMITS = [(base, low, high) for base in (0, 32) for low in (0, 31, 33, 40, 48) for high in (0, 32, 40, 47, 60)]
+GIVEN["limits"] = np.array([*LIMITS, (0, 0, 1 << 24), (1 << 24, 0, (1 << 24) + 3)], np.int64)
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def found(request, tmp_path_factory):
+    """What every word made of GIVEN."""
+    folder = tmp_path_factory.mktemp(request.param)
+    np.savez(folder / "in.npz", **GIVEN)
+    run_python(Path(__file__).parent / "words_program.py", request.param, folder / "in.npz", folder / "out.npz")
+    return dict(np.load(folder / "out.npz"))
+
+
+def same(a, b):
+    """The same bits, but any NaN for NaN."""
+    return (a.view(np.uint32) == np.asarray(b, np.float32).view(np.uint32)) | (np.isnan(a) & np.isnan(b))
+
+
+def test_exp(found):
+    x = GIVEN["exp"]
+    expected = np.exp(np.clip(x.astype(np.float64), -87, 88))
+    number = ~np.isnan(x)
+    assert (np.abs(found["exp"] - expected)[number] <= 2e-7 * expected[number]).all()
+    assert np.isnan(found["exp"][~number]).all() and (~number).any()
+    assert (found["exp"][x == 0] == 1).all()
+
+
+def test_widen_f16(found):
+    assert same(found["widen_f16"], WIDE).all()
+
+
+def test_widen_bf16(found):
+    assert same(found["widen_bf16"], (HALVES.astype(np.uint32) << 16).view(np.float32)).all()
+
+
+def test_narrow_f16(found):
+    """Nearest, ties to even; what is too large, infinities too, becomes the largest finite number; NaN stays NaN."""
+    x = GIVEN["floats"]
+    expected = np.clip(x, -65504, 65504).astype(np.float16)
+    y = found["narrow_f16"].view(np.float16)
+    assert np.array_equal(np.isnan(y), np.isnan(x)) and not np.isinf(y).any()
+    number = ~np.isnan(x)
+    assert np.array_equal(y.view(np.uint16)[number], expected.view(np.uint16)[number])
+
+
+def test_round(found):
+    """Ties to even, as NumPy's rint."""
+    assert np.array_equal(found["round_i8"], np.rint(GIVEN["small"]).astype(np.int8))
+    assert np.array_equal(found["round_sum"], np.rint(GIVEN["rounds"]).astype(np.int64).reshape(-1, 16).sum(1))
+
+
+def test_arithmetic(found):
+    a, b = np.moveaxis(GIVEN["pairs"].reshape(-1, 2, 16), 1, 0).reshape(2, -1)
+    for name, expected in dict(add=a + b, sub=a - b, mul=a * b, div=a / b, max=np.maximum(a, b)).items():
+        assert same(found[name], expected).all(), name
+    exact = a.astype(np.float64) * b + a
+    assert (np.abs(found["fma"] - exact) <= 2 * U * (np.abs(a.astype(np.float64) * b) + np.abs(exact)) + 1e-45).all()
+    assert same(found["abs"], np.abs(GIVEN["floats"])).all()
+    with np.errstate(invalid="ignore"):
+        assert same(found["sqrt"], np.sqrt(GIVEN["exp"])).all()
+
+
+def test_reductions(found):
+    floats = GIVEN["floats"].reshape(-1, 16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact, size = floats.astype(np.float64).sum(1), np.abs(floats).astype(np.float64).sum(1)
+        usual = size < 1e38
+        assert usual.sum() > 20_000 and (np.abs(found["reduce_add"] - exact)[usual] <= 4 * U * size[usual]).all()
+    assert np.array_equal(found["reduce_max"], GIVEN["small"].reshape(-1, 16).max(1))
+    assert same(found["largest"], np.abs(floats).max(1)).all()
+
+
+def test_parts_of_a_register(found):
+    """Lanes past n are zeros when loaded, and are not touched when stored."""
+    values, halves = GIVEN["pairs"][:16], GIVEN["some_halves"]
+    widened = [halves.view(np.float16).astype(np.float32), (halves.astype(np.uint32) << 16).view(np.float32)]
+    whole = [values, *widened, values]
+    for kind in range(4):
+        for n in range(20):
+            expected = np.where(np.arange(16) < n, whole[kind], 7 if kind == 3 else 0)
+            assert same(found["some"][kind, n], expected).all(), (kind, n)
+
+
+def test_within(found):
+    for y, (base, low, high) in zip(found["within"], GIVEN["limits"], strict=True):
+        lanes = base + np.arange(16)
+        assert same(y, np.where((lanes >= low) & (lanes <= high), GIVEN["pairs"][:16], -5)).all(), (base, low, high)
+
+
+def test_scalars(found):
+    raw, y = GIVEN["pairs"][:16].view(np.uint8), found["scalars"]
+    assert np.array_equal(y[:64], raw)
+    assert np.array_equal(y[64:192].view(np.int64), raw[:16])
+    assert np.array_equal(y[192:320].view(np.int64), raw.view(np.uint16)[:16])
+    assert np.array_equal(y[320:448].view(np.int64), raw.view(np.int32))
+    assert np.array_equal(y[448:480], raw[:32])
+    assert (y[480:544].view(np.float32) == raw.view(np.float32)[0]).all()
+    assert (y[544:608].view(np.float32) == raw.view(np.float32)[1]).all()
+    counter = y[608:].view(np.int64)
+    assert counter[:3].tolist() == [0, 5, 5] and counter[3] == raw.view(np.int64)[0] and counter[4] > 0

@@ -1,0 +1,31 @@
+"""Python processes of their own, for tests of what a process imports, keeps, or survives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment with which a new process finds the package and the tests' helpers, wherever it starts."""
+    paths = (str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", ""))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **changes}
+
+
+def start_python(*arguments: str | Path, **changes: str) -> subprocess.Popen:
+    """A running process; `changes` are environment variables."""
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment(**changes), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> str:
+    """What the process printed; fails, showing its errors, unless it ended well."""
+    out, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, f"exit code {process.returncode}: {errors[-3000:]}"
+    return out
+
+
+def run_python(*arguments: str | Path, **changes: str) -> str:
+    return finish(start_python(*arguments, **changes))

@@ -5,10 +5,6 @@ With -d the cache already holds that many tokens ("@ dN").
 """
 
 import argparse
-import csv
-import io
-import json
-import statistics
 import time
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
@@ -72,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> list[Result]:
+    import statistics
+
     from lepton_edge.cli.bandwidth import read_bandwidth
     from lepton_edge.cli.cpu import cpu_name
     from lepton_edge.version import __version__
@@ -185,10 +183,15 @@ def _markdown(results: list[Result]) -> str:
 
 
 def _json(results: list[Result]) -> str:
+    import json
+
     return json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
 
 
 def _csv(results: list[Result]) -> str:
+    import csv
+    import io
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(Result) if field.name != "samples"]

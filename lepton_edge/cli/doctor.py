@@ -5,8 +5,6 @@ Imports neither Numba nor a model: it must also answer where those do not work.
 
 import argparse
 import os
-import platform
-import tempfile
 from pathlib import Path
 
 from lepton_edge.cli.output import facts, size
@@ -23,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the facts. Raises MachineError, after printing, where something must be mended."""
+    import platform
+
     from lepton_edge.cli.cpu import cpu_name
     from lepton_edge.kernels.library import cache_folder
     from lepton_edge.kernels.machine import available, choose
@@ -69,6 +69,8 @@ def _features() -> str:
 
 def _cache(folder: Path, problems: list[str]) -> str:
     """How many compiled kernels there are, or why none can be kept."""
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -4,7 +4,6 @@ The prompt and its continuation are written to stdout as they come, so that a st
 """
 
 import argparse
-import json
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -51,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         result = _generate(model, prompt, arguments)
     result["timings"] = {"load_s": round(loaded, 4), **result["timings"]}
     if arguments.json:
+        import json
+
         print(json.dumps(result, ensure_ascii=False))
     if arguments.verbose:
         timings = result["timings"]

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -42,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except Exception as error:
         if arguments.debug:
+            import traceback
+
             traceback.print_exc()
         print(f"lepton: error: {_describe(error)}", file=sys.stderr)
         return FAILED

@@ -30,7 +30,7 @@ def read_batch(
         raise RequestError(f"token ids from {ids.min()} to {ids.max()}: expected 0 to {vocab - 1}")
     if len(picks) and not (picks[0] >= 0 and picks[-1] < len(ids) and (np.diff(picks) > 0).all()):
         raise RequestError(f"wanted: expected rising indices from 0 to {len(ids) - 1}")
-    for slot in np.unique(where).tolist():
+    for slot in sorted(set(where.tolist())):
         if slot not in lengths:
             raise RequestError(f"sequence {slot} is not open; open are {sorted(lengths)}")
         own, start = at[where == slot], lengths[slot]

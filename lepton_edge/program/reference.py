@@ -15,7 +15,7 @@ from ..kernels.layout import GROUP
 from ..kernels.ops import CACHES, PACKED, PLAIN
 from ..models.spec import DecoderSpec
 from .batch import Batch, Ints, read_batch
-from .table import Program, Row
+from .table import Program, Row, pad
 
 __all__ = ["OPS", "Reference", "quantize_groups", "to_cache"]
 
@@ -215,12 +215,12 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
 
 def quantize_groups(x: Array) -> Array:
     """x [T, n] through int8 groups of 32: codes round(127 x / max|x|), ties to even, times the float32 max|x| / 127."""
-    columns = x.shape[1]
-    groups = np.pad(x.astype(np.float32), ((0, 0), (0, -columns % GROUP))).reshape(len(x), -1, GROUP)
+    rows, columns = x.shape
+    groups = np.pad(x.astype(np.float32), ((0, 0), (0, -columns % GROUP))).reshape(rows, pad(columns) // GROUP, GROUP)
     top = np.abs(groups).max(axis=2, keepdims=True)
     codes = np.rint(groups.astype(np.float64) * 127 / np.where(top > 0, top, 1))
     scale = (top.astype(np.float64) / 127).astype(np.float32)
-    return (codes * scale).reshape(len(x), -1)[:, :columns]
+    return (codes * scale).reshape(rows, pad(columns))[:, :columns]
 
 
 def to_cache(x: Array, dtype: str) -> Array:

@@ -1,20 +1,21 @@
 """The CPU executor: a program bound to memory, threads and a cache, run a batch of tokens at a time."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
-from ..errors import Cancelled, ContextLengthError, RequestError
+from ..errors import Cancelled, RequestError
 from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
+from ..program.batch import Ints, read_batch
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -30,7 +31,6 @@ MAX_SLOTS = 256
 SHORT_STEP = 200e6  # weight bytes x tokens below which the caller runs along: some 20 ms at the slowest
 ROPE_BLOCK = 1024  # positions whose angles are computed at a time
 
-Ints = Sequence[int] | NDArray[np.integer]
 Array = NDArray[Any]
 
 
@@ -53,7 +53,7 @@ class Engine:
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context, self.max_batch = program.vocab, program.context, MAX_BATCH
-        self._source, self._cancelled = source, False
+        self._source = source
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._buffers = {
@@ -164,11 +164,12 @@ class Engine:
         Cancelled after `cancel`; the sequences' lengths then count only steps that were finished.
         """
         with self._lock:
-            batch = [np.asarray(a).astype(np.int64, copy=False).reshape(-1) for a in (tokens, slots, positions, wanted)]
-            self._check(*batch)
-            ids, where, at, picks = batch
+            ids, where, at, picks = read_batch(
+                tokens, slots, positions, wanted,
+                vocab=self.vocab, context=self.context, lengths=self._pages.lengths,
+            )  # fmt: skip
             out = np.empty((len(picks), self.vocab), np.float32)
-            self._cancelled = False
+            self._pool.ready()
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
@@ -183,30 +184,12 @@ class Engine:
 
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
-        self._cancelled = True
         self._pool.cancel()
 
     def close(self) -> None:
         """End the worker threads."""
         with self._lock:
             self._pool.close()
-
-    def _check(self, ids: Array, slots: Array, positions: Array, wanted: Array) -> None:
-        if not len(ids) == len(slots) == len(positions):
-            raise RequestError(f"{len(ids)} tokens, {len(slots)} slots, {len(positions)} positions: expected as many")
-        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocab):
-            raise RequestError(f"token ids from {ids.min()} to {ids.max()}: expected 0 to {self.vocab - 1}")
-        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(ids) or (np.diff(wanted) <= 0).any()):
-            raise RequestError(f"wanted: expected rising indices from 0 to {len(ids) - 1}")
-        for slot in set(slots.tolist()):
-            self._pages.check(slot)
-            own, start = positions[slots == slot], self._pages.lengths[slot]
-            if not np.array_equal(own, np.arange(start, start + len(own))):
-                raise RequestError(f"sequence {slot} has {start} positions; expected tokens at {start}, {start + 1}, …")
-            if start + len(own) > self.context:
-                raise ContextLengthError(
-                    f"sequence {slot} would have {start + len(own)} tokens; the context has {self.context}"
-                )
 
     def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> NDArray[np.float32]:
         """One pass over the program for at most MAX_BATCH checked tokens; -> a view of the logits [M, ld]."""
@@ -219,8 +202,7 @@ class Engine:
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
         self._counts[:] = n, m, self._cut_tiles(slots)
         self._table[:, COUNTER] = 0
-        cancelled = self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP)
-        if cancelled or self._cancelled:
+        if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
             raise Cancelled("stopped by cancel()")
         self._pages.lengths.update(ends)
         logits = self._buffers["logits"].view(np.float32).reshape(MAX_WANTED, -1)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..kernels.layout import CANCEL, FINISHED, STOPPED, SYNC_BYTES
+from ..kernels.layout import CANCEL, FINISHED, SYNC_BYTES
 from .memory import aligned_zeros
 
 __all__ = ["Pool", "yield_address"]
@@ -89,14 +89,18 @@ class Pool:
         self.threads, self._walk = threads, walk
         self._memory = aligned_zeros(SYNC_BYTES)
         self.sync = self._memory.ctypes.data
-        self._cancel, self._stopped = (self._memory[at : at + 8].view(np.int64) for at in (CANCEL, STOPPED))
+        self._cancel = self._memory[CANCEL : CANCEL + 8].view(np.int64)
         self._finished = self._memory[FINISHED : FINISHED + 8 * threads].view(np.int64)
         self._finished[:] = 1
         self._workers: _Workers | None = None
         self._pid = 0
 
+    def ready(self) -> None:
+        """Forget what was cancelled before."""
+        self._cancel[0] = 0
+
     def cancel(self) -> None:
-        """Make the running step stop."""
+        """Make the running step stop, and every step after it until `ready`."""
         self._cancel[0] = 1
 
     def run(self, context: int, long: bool) -> bool:
@@ -106,7 +110,6 @@ class Pool:
         step = workers.step + 1
         try:
             self._finished[:] = 0
-            self._cancel[0] = self._stopped[0] = 0
             workers.context = context
             workers.step = step  # from here on the workers may start
             workers.wake(0 if long else 1)

@@ -120,6 +120,7 @@ class Rig:
         """Run all rows on `threads` threads and check the guards."""
         pool, table = pool_of(self.isa, threads), self.table()
         scratch = self.memory.bytes(self._scratch_bytes * threads)
+        pool.ready()
         assert not pool.run(self.context(table, threads, pool.sync, scratch).ctypes.data, False)
         assert (table[:, COUNTER] >= 0).all()
         self.memory.check()

@@ -1,0 +1,92 @@
+"""Small seeded decoders in memory, and engines and references that run them."""
+
+import zlib
+
+import numpy as np
+
+from lepton_edge.checkpoint.store import Weight
+from lepton_edge.models.rope import RopeSpec
+from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.program.reference import Reference
+from lepton_edge.quant.formats import get_format
+from lepton_edge.runtime import Engine
+
+FORMATS = ("f32", "f16", "bf16", "q8", "q4")
+
+
+def decoder(hidden, ffn, heads, kv_heads, head_dim, vocab, *, windows=(None, None), context=256, **options):
+    """A spec; the rest has defaults."""
+    return DecoderSpec("test", vocab, hidden, ffn, len(windows), heads, kv_heads, head_dim, context, 1e-5,
+                       RopeSpec(10000.0, head_dim), windows, **options)  # fmt: skip
+
+
+PLAIN = decoder(64, 96, 4, 2, 16, 96)
+# Sizes that are multiples of nothing, biases everywhere, one table, one key head.
+ODD = decoder(70, 90, 5, 1, 24, 83, q_bias=True, k_bias=True, v_bias=True, o_bias=True, mlp_bias=True, tied=True)
+WINDOWS = decoder(80, 52, 6, 3, 10, 101, windows=(9, None, 130), context=1100, q_bias=True)
+SPECS = {"plain": PLAIN, "odd": ODD, "windows": WINDOWS}
+
+
+class Weights:
+    """Stands in for a checkpoint: seeded normal weights that keep activations and logits near 1."""
+
+    def __init__(self, spec: DecoderSpec, format: str = "f32") -> None:
+        self._shapes, self._format = spec.tensors(), format
+        self.before_step = lambda: None  # called as often as the engine looks whether its files changed
+
+    def weight(self, name: str) -> Weight:
+        shape = self._shapes[name]
+        normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            values = (0.3 * normal if name.endswith("bias") else 1 + 0.2 * normal).astype(np.float32)
+            return Weight(name, "f32", shape, values.view(np.uint8))
+        gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
+        return Weight(name, self._format, shape, get_format(self._format).pack(normal * np.float32(gain / shape[1] ** 0.5)))
+
+    def require(self, expected: dict) -> None:
+        assert expected == self._shapes
+
+    def check_unchanged(self) -> None:
+        self.before_step()
+
+
+def load(spec: DecoderSpec, format: str = "f32", **options) -> Engine:
+    """options: as of Engine.load; one thread unless they say otherwise."""
+    return Engine.load(Weights(spec, format), spec, **{"threads": 1} | options)
+
+
+def reference(engine: Engine) -> Reference:
+    return Reference(engine.program, engine.spec)
+
+
+def tokens(count: int, spec: DecoderSpec, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, spec.vocab, count).astype(np.int32)
+
+
+def feed(engine, slot: int, ids, chunk: int | None = None, wanted=None) -> np.ndarray:
+    """Appends tokens to a sequence, `chunk` in a call; -> the logits of all of them, or of those `wanted`."""
+    rows = []
+    for start in range(0, len(ids), chunk or len(ids)):
+        part = ids[start : start + (chunk or len(ids))]
+        first = engine.length(slot)
+        picks = np.arange(len(part)) if wanted is None else wanted
+        rows.append(engine.forward(part, [slot] * len(part), first + np.arange(len(part)), picks))
+    return np.concatenate(rows)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b|| / ||b||, in float64."""
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+def tolerance(format: str, kv_dtype: str) -> float:
+    """How far two right executions of these small decoders may be apart, as `relative` has it.
+
+    f32 cache: what the project promises, 1e-5: some 20 sums of up to 100 rounded terms, one after the other.
+    f16 cache: at worst every key and value rounds differently: 2^-11 / sqrt(3) for each, in three layers: 7e-4.
+    Packed: at worst every code of the activations does: 1/127 / sqrt(12) of the largest of 32, which is 2.5 times the
+    root mean square, so 0.6% in each of the 15 products that follow each other: 2.3%, and twice that for two runs.
+    """
+    if format in ("q8", "q4"):
+        return 0.05
+    return 1e-5 if kv_dtype == "f32" else 1e-3

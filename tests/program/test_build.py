@@ -1,0 +1,90 @@
+"""The program of a decoder: its rows, its buffers, and what it refuses."""
+
+import numpy as np
+import pytest
+from engines import ODD, PLAIN, WINDOWS, Weights
+
+from lepton_edge.checkpoint.store import Weight
+from lepton_edge.errors import CheckpointError
+from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, OPS, WANTED
+from lepton_edge.program import build_decoder
+
+BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul", "rms_norm", "matmul", "matmul",
+         "swiglu", "matmul"]  # fmt: skip
+
+
+def build(spec, format="f32", kv_dtype="f16", context=None):
+    return build_decoder(spec, Weights(spec, format).weight, kv_dtype, context or spec.context)
+
+
+@pytest.mark.parametrize("format", ["f32", "bf16", "q4"])
+def test_rows_of_a_decoder(format):
+    program = build(PLAIN, format)
+    block = [f"{op}_{format}" if op == "matmul" else op for op in BLOCK]
+    if format == "q4":
+        block.insert(6, "quantize")  # norms and the gate quantize their own output
+    head = ["gather", "rms_norm", f"matmul_{format}"]
+    assert [row.op for row in program.rows] == [f"embed_{format}", *block, *block, *head]
+    assert [row.count for row in program.rows][-4:] == [0, WANTED, WANTED, WANTED]
+    free = [row.label for row in program.rows if not row.barrier]
+    assert free == [f"layer {i} {part}" for i in (0, 1) for part in ("q", "k", "gate")]
+
+
+def test_parameters_are_float32_padded_with_zeros():
+    program = build(ODD)
+    bias = program.params["model.layers.0.self_attn.q_proj.bias"]
+    assert bias.dtype == np.float32 and bias.shape == (128,) and bias[:120].all() and not bias[120:].any()
+    assert program.params["model.norm.weight"].shape == (96,)
+
+
+def test_one_table_serves_both_ends_of_a_tied_model():
+    program = build(ODD, "q8")
+    assert program.rows[0].values["w"] == program.rows[-1].values["w"] == "model.embed_tokens.weight"
+    assert program.step_bytes == program.weight_bytes == sum(w.data.nbytes for w in program.weights.values())
+    untied = build(PLAIN)
+    assert untied.step_bytes == untied.weight_bytes - PLAIN.vocab * PLAIN.hidden * 4
+
+
+def test_windows_are_the_layers():
+    windows = [row.values["window"] for row in build(WINDOWS).rows if row.op == "attention_f16"]
+    assert windows == [9, 0, 130]
+
+
+@pytest.mark.parametrize("kv_dtype,size", [("f16", 2), ("f32", 4)])
+def test_layers_share_a_page(kv_dtype, size):
+    program = build(WINDOWS, kv_dtype=kv_dtype)
+    layer = 3 * 128 * (10 + 16) * size  # keys as they are, values padded to 16
+    assert program.page_bytes == 3 * layer
+    assert [row.values["layer"] for row in program.rows if row.op.startswith("rope")] == [0, layer, 2 * layer]
+
+
+def test_bind_puts_names_in_their_places():
+    program = build(PLAIN)
+    addresses = {}
+    table = program.bind({op: 1000 + i for i, op in enumerate(OPS)},
+                         lambda kind, name: addresses.setdefault((kind, name), 10_000 + len(addresses)))  # fmt: skip
+    for line, row in zip(table, program.rows, strict=True):
+        assert line[KERNEL] == 1000 + list(OPS).index(row.op)
+        assert (line[BARRIER], line[COUNT]) == (row.barrier, row.count)
+        for name, kind in OPS[row.op].fields:
+            value, found = row.values[name], line[OPS[row.op].index(name)]
+            if value is None:
+                assert found == 0
+            elif kind == "f":
+                assert np.int32(found).view(np.float32) == np.float32(value)
+            else:
+                assert found == (value if kind == "i" else addresses[kind, value])
+
+
+@pytest.mark.parametrize("format", ["f32", "q4"])
+def test_a_weight_of_another_shape_is_refused(format):
+    good = Weights(PLAIN, format)
+
+    def weight(name):
+        found = good.weight(name)
+        if "down" in name:
+            return Weight(name, format, found.shape, found.data[:-64])
+        return found
+
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.down_proj\.weight"):
+        build_decoder(PLAIN, weight, "f16", 256)

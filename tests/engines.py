@@ -40,8 +40,8 @@ class Weights:
         if len(shape) == 1:
             values = (0.3 * normal if name.endswith("bias") else 1 + 0.2 * normal).astype(np.float32)
             return Weight(name, "f32", shape, values.view(np.uint8))
-        gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
-        return Weight(name, self._format, shape, get_format(self._format).pack(normal * np.float32(gain / shape[1] ** 0.5)))
+        gain = np.float32((1.6 if "q_proj" in name or "k_proj" in name else 1.0) / shape[1] ** 0.5)
+        return Weight(name, self._format, shape, get_format(self._format).pack(normal * gain))
 
     def require(self, expected: dict) -> None:
         assert expected == self._shapes

@@ -6,13 +6,14 @@ Each op becomes one object `FOLDER/OP.o` with one C function `lepton_OP(row, con
 raises nothing, and needs no symbol but those of `ALLOWED`.
 """
 
-import hashlib
 import importlib
 import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from .library import digest
 
 ALLOWED = {"memset", "memcpy", "memmove"}
 MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "walk")
@@ -80,10 +81,10 @@ def strip(module: Any, machine: Any) -> None:
 
 
 def write(path: Path, code: bytes) -> None:
-    """Code and its SHA-256, whole or not at all, whoever else writes the same file."""
+    """Code and its digest, whole or not at all, whoever else writes the same file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as file:
-        file.write(code + hashlib.sha256(code).digest())
+        file.write(code + digest(path.stem, code))
     os.replace(temporary, path)
 
 

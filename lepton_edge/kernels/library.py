@@ -20,7 +20,7 @@ from ..errors import MachineError
 __all__ = ["cache_folder", "kernels"]
 
 HERE = Path(__file__).parent
-DIGEST = 32  # bytes of SHA-256 at the end of each object, see build.py
+DIGEST = 32  # bytes of digest at the end of each object
 _lock = Lock()
 _loaded: dict[tuple[str, str], int] = {}
 _engines: list[object] = []  # own the machine code; kept for the life of the process
@@ -42,11 +42,11 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=8)
 def object_folder(isa: str) -> Path:
     """The cache folder of this version's objects for one instruction set."""
-    digest = hashlib.sha256()
+    key = hashlib.sha256()
     for source in sorted(HERE.rglob("*.py")):
-        digest.update(source.read_bytes())
-    digest.update(f"{version('numba')} {version('llvmlite')} {isa} {sys.platform}".encode())
-    return cache_folder() / f"{isa}-{digest.hexdigest()[:20]}"
+        key.update(source.read_bytes())
+    key.update(f"{version('numba')} {version('llvmlite')} {isa} {sys.platform}".encode())
+    return cache_folder() / f"{isa}-{key.hexdigest()[:20]}"
 
 
 def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None = None) -> dict[str, int]:
@@ -56,7 +56,8 @@ def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None =
     told so in a line of text.  Raises MachineError where compiling or the cache folder fails.
     """
     with _lock:
-        wanted = [op for op in dict.fromkeys(ops) if (isa, op) not in _loaded]
+        ops = list(dict.fromkeys(ops))
+        wanted = [op for op in ops if (isa, op) not in _loaded]
         if wanted:
             folder = object_folder(isa)
             missing = [op for op in wanted if _read(folder, op) is None]
@@ -77,8 +78,13 @@ def _read(folder: Path, op: str) -> bytes | None:
     except OSError as error:
         hint = "set LEPTON_CACHE to another folder"
         raise MachineError(f"{folder}: cannot read the kernel cache ({error}); {hint}") from None
-    code, digest = data[:-DIGEST], data[-DIGEST:]
-    return code if hashlib.sha256(code).digest() == digest else None
+    code = data[:-DIGEST]
+    return code if digest(op, code) == data[-DIGEST:] else None
+
+
+def digest(op: str, code: bytes) -> bytes:
+    """SHA-256 of a kernel's object code and its name: damaged code, or another kernel's, would crash the process."""
+    return hashlib.sha256(op.encode() + code).digest()
 
 
 def _compile(ops: list[str], isa: str, folder: Path) -> None:

@@ -9,8 +9,8 @@ from lepton_edge.errors import CheckpointError
 from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, OPS, WANTED
 from lepton_edge.program import build_decoder
 
-BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul", "rms_norm", "matmul", "matmul",
-         "swiglu", "matmul"]  # fmt: skip
+BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul"]
+BLOCK += ["rms_norm", "matmul", "matmul", "swiglu", "matmul"]
 
 
 def build(spec, format="f32", kv_dtype="f16", context=None):

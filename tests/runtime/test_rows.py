@@ -31,7 +31,7 @@ class Rows:
         run.run_until(0, *self.batch)
 
     def buffers(self, stop):
-        """What the engine's buffers hold after `stop` rows, as the reference keeps them; without the sequences growing."""
+        """What the engine's buffers hold after `stop` rows, as the reference keeps them; the sequences do not grow."""
         self.engine._context[layout.ROWS // 8] = stop
         self.engine._step(*self.batch)
         for slot, length in enumerate(LENGTHS):

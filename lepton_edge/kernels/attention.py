@@ -11,13 +11,29 @@ from typing import Any
 import numpy as np
 
 from .common import F0, F1, at, get_f32, take
-from .layout import COUNTS, MAX_QUERY_ROWS, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS, TILES
+from .layout import (
+    COUNTS,
+    MAX_PARTS,
+    MAX_QUERY_ROWS,
+    PAGE,
+    PART_PAGES,
+    PARTIALS,
+    POSITIONS,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SLOTS,
+    SPLIT_ITEMS,
+    TILES,
+)
 from .ops import field
 from .rope import page_of
 from .simd.words import (
     ISA,
     add,
+    atomic_add,
+    atomic_store,
     exp,
+    fma,
     get_i64,
     i64,
     jit,
@@ -50,65 +66,102 @@ def vector_exp(x):
 
 
 def score_chunk(width: int, size: int) -> Callable:
-    """Scores of `width` query rows against the positions b0..b1 of a page, in blocks of 16."""
-    load = "load_f16" if size == 2 else "load_f32"
+    """Scores of `width` query rows against the positions b0..b1 of a page, in registers of 16.
 
-    def multiply(isa: Any, total: list, q: Any, k: Any) -> Sequence:
-        keys = getattr(isa, load)(k)
-        return [isa.fma(isa.broadcast_f32(q, 4 * i), keys, total[i]) for i in range(width)]
+    A narrow chunk takes several registers of positions at once, because an fma's result is four cycles away.  It may
+    so compute scores past b1, but not past the page.  While K is read, the V that follows it is fetched (and with V
+    the next page's K): the hardware does not foresee these jumps, which cost a third of the time of a long context.
+    """
+    load, registers = "load_f16" if size == 2 else "load_f32", max(1, QUERY_ROWS // width)
 
-    def save(isa: Any, total: list, scores: Any) -> Sequence:
-        for i in range(width):
-            isa.store_f32(scores, total[i], i * PAGE * 4)
+    def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, ahead: Any) -> Sequence:
+        for n in range(registers):
+            isa.prefetch(isa.b.add(k, ahead))
+            keys = getattr(isa, load)(k)
+            for i in range(width):
+                total[n * width + i] = isa.fma(isa.broadcast_f32(q, 4 * i), keys, total[n * width + i])
+            k = isa.b.add(k, stride)
         return total
 
-    zero, column, store = zeros(width), unrolled(multiply, width, i64, i64), unrolled(save, width, i64)
+    def save(isa: Any, total: list, scores: Any) -> Sequence:
+        for n in range(registers):
+            for i in range(width):
+                isa.store_f32(scores, total[n * width + i], i * PAGE * 4 + n * 64)
+        return total
+
+    count, step = width * registers, 16 * registers
+    zero, column, store = zeros(count), unrolled(multiply, count, i64, i64, i64, i64), unrolled(save, count, i64)
 
     @jit
-    def run(q, k, d, b0, b1, scores):
-        for b in range(b0, b1, 16):
+    def run(q, k, v, d, b0, b1, scores):
+        for b in range(b0 // step * step, b1, step):
             total, keys = zero(), k + b * d * size
             for i in range(d):
-                total = column(total, q + i * QUERY_ROWS * 4, keys + i * 16 * size)
+                total = column(total, q + i * QUERY_ROWS * 4, keys + i * 16 * size, d * 16 * size, v - k)
             store(total, scores + b * 4)
 
     return run
 
 
-def value_chunk(width: int, size: int) -> Callable:
-    """out[row] = out[row] * decay[row] + sum over positions j0..j1 of p[row, j] v[j], for `width` rows."""
-    load = "load_f16" if size == 2 else "load_f32"
+def value_columns(width: int, size: int, registers: int) -> Callable:
+    """out[row] = out[row] * decay[row] + sum over positions j0..j1 of p[row, j] v[j], for 16 x `registers` columns."""
+    load, count = "load_f16" if size == 2 else "load_f32", width * registers
 
     def begin(isa: Any, total: list, out: Any, stride: Any, decay: Any) -> Sequence:
         for i in range(width):
-            total[i] = isa.mul(isa.load_f32(out), isa.broadcast_f32(decay, 4 * i))
+            for n in range(registers):
+                total[i * registers + n] = isa.mul(isa.load_f32(out, 64 * n), isa.broadcast_f32(decay, 4 * i))
             out = isa.b.add(out, stride)
         return total
 
-    def multiply(isa: Any, total: list, p: Any, v: Any) -> Sequence:
-        values = getattr(isa, load)(v)
-        return [isa.fma(isa.broadcast_f32(p, i * PAGE * 4), values, total[i]) for i in range(width)]
+    def multiply(isa: Any, total: list, p: Any, v: Any, ahead: Any) -> Sequence:
+        for n in range(0, registers, 2):
+            isa.prefetch(isa.b.add(v, ahead), 16 * size * n)
+        values = [getattr(isa, load)(v, 16 * size * n) for n in range(registers)]
+        for i in range(width):
+            weight = isa.broadcast_f32(p, i * PAGE * 4)
+            for n in range(registers):
+                total[i * registers + n] = isa.fma(weight, values[n], total[i * registers + n])
+        return total
 
     def save(isa: Any, total: list, out: Any, stride: Any) -> Sequence:
         for i in range(width):
-            isa.store_f32(out, total[i])
+            for n in range(registers):
+                isa.store_f32(out, total[i * registers + n], 64 * n)
             out = isa.b.add(out, stride)
         return total
 
     zero, load_out, position, store = (
-        zeros(width),
-        unrolled(begin, width, i64, i64, i64),
-        unrolled(multiply, width, i64, i64),
-        unrolled(save, width, i64, i64),
+        zeros(count),
+        unrolled(begin, count, i64, i64, i64),
+        unrolled(multiply, count, i64, i64, i64),
+        unrolled(save, count, i64, i64),
     )
 
     @jit
-    def run(p, v, padded, j0, j1, out, decay):
-        for o in range(0, padded, 16):
-            total = load_out(zero(), out + o * 4, padded * 4, decay)
-            for j in range(j0, j1):
-                total = position(total, p + j * 4, v + (j * padded + o) * size)
-            store(total, out + o * 4, padded * 4)
+    def run(p, v, ahead, padded, j0, j1, out, decay):
+        total = load_out(zero(), out, padded * 4, decay)
+        for j in range(j0, j1):
+            total = position(total, p + j * 4, v + j * padded * size, ahead)
+        store(total, out, padded * 4)
+
+    return run
+
+
+def value_chunk(width: int, size: int) -> Callable:
+    """The weighted sum for all columns; a narrow chunk takes several registers of columns at once."""
+    registers = max(1, min(4, QUERY_ROWS // width))
+    many, one = value_columns(width, size, registers), value_columns(width, size, 1)
+
+    @jit
+    def run(p, v, ahead, padded, j0, j1, out, decay):
+        o = 0
+        while o + 16 * registers <= padded:
+            many(p, v + o * size, ahead, padded, j0, j1, out + o * 4, decay)
+            o += 16 * registers
+        while o < padded:
+            one(p, v + o * size, ahead, padded, j0, j1, out + o * 4, decay)
+            o += 16
 
     return run
 
@@ -141,14 +194,14 @@ def chunk_kernel(size: int) -> Callable:
         score, value = score_chunk(width, size), value_chunk(width, size)
 
         @jit
-        def run(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay):
-            score(q, k, d, b0, b1, scores)
+        def run(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay):
+            score(q, k, v, d, b0, b1, scores)
             for r in range(width):
                 put_f32(decay + 4 * r, F1)
             for r in range(rows):
                 low, high = get_i64(limits + 16 * r), get_i64(limits + 16 * r + 8)
                 soften(scores + r * PAGE * 4, b0, b1, base, low, high, state + 8 * r, decay + 4 * r)
-            value(scores, v, padded, b0, b1, out, decay)
+            value(scores, v, following - v, padded, b0, b1, out, decay)
 
         return run
 
@@ -159,11 +212,11 @@ def chunk_kernel(size: int) -> Callable:
         narrower, limit = choose(widths[1:]), widths[1]
 
         @jit
-        def run(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay):
+        def run(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay):
             if rows > limit:
-                here(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay)
+                here(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay)
             else:
-                narrower(rows, q, k, v, d, padded, b0, b1, base, limits, scores, state, out, decay)
+                narrower(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay)
 
         return run
 
@@ -200,6 +253,58 @@ def store_outputs(out, state, target, ldy, group, rows, d, padded):
             store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
 
 
+@jit
+def seen(positions, token, window):
+    """The first position that a token of the tile sees."""
+    return max(0, get_i64(positions + 8 * token) - window + 1) if window > 0 else 0
+
+
+@jit
+def clear(out, state, chunks, padded):
+    """Empty sums and running maxima."""
+    for i in range(0, chunks * QUERY_ROWS * padded * 4, 64):
+        store_f32(out + i, splat(F0))
+    for r in range(chunks * QUERY_ROWS):
+        put_f32(state + 8 * r, LOWEST)
+        put_f32(state + 8 * r + 4, F0)
+
+
+@jit
+def parts_of(context, items, window):
+    """Into how many parts the pages of each item are split: by the longest item, and not by the threads, so that any
+    number of threads gives the same result."""
+    tiles, count = at(context, TILES), get_i64(at(context, COUNTS) + 16)
+    if items >= SPLIT_ITEMS or get_i64(at(context, COUNTS)) != count or at(context, PARTIALS) == 0:
+        return 1
+    pages = 0
+    for i in range(count):
+        positions = at(context, POSITIONS) + 8 * get_i64(tiles + 16 * i)
+        pages = max(pages, get_i64(positions) // PAGE - seen(positions, 0, window) // PAGE + 1)
+    return min(MAX_PARTS, (pages + PART_PAGES - 1) // PART_PAGES)
+
+
+@jit
+def partial(context, item, part, parts, chunks, padded):
+    """Where a part keeps its sums, and its running (maximum, sum)."""
+    rows = chunks * QUERY_ROWS
+    out = at(context, PARTIALS) + 8 * SPLIT_ITEMS + (item * parts + part) * rows * 4 * (padded + 2)
+    return out, out + rows * 4 * padded
+
+
+@jit
+def merge(final, final_state, out, state, rows, padded):
+    """Add the sums of one part to those of the parts before it, each scaled to the larger maximum."""
+    for r in range(rows):
+        old, new = get_f32(final_state + 8 * r), get_f32(state + 8 * r)
+        top = max(old, new)
+        keep, more = vector_exp(old - top), vector_exp(new - top)
+        put_f32(final_state + 8 * r, top)
+        put_f32(final_state + 8 * r + 4, get_f32(final_state + 8 * r + 4) * keep + get_f32(state + 8 * r + 4) * more)
+        a, b = splat(keep), splat(more)
+        for i in range(r * padded * 4, (r + 1) * padded * 4, 64):
+            store_f32(final + i, fma(load_f32(final + i), a, mul(load_f32(out + i), b)))
+
+
 def attention(size: int) -> Callable:
     """The kernel for a cache whose values take `size` bytes."""
     op = f"attention_f{8 * size}"
@@ -207,48 +312,60 @@ def attention(size: int) -> Callable:
     run_chunk = chunk_kernel(size)
 
     @jit
-    def one(row, context, thread, first, tokens, g):
+    def one(row, context, thread, item, part, parts):
         d, kv_heads = at(row, HEAD_DIM), at(row, KV_HEADS)
+        tile, g = at(context, TILES) + item // kv_heads * 16, item % kv_heads
+        first, tokens = get_i64(tile), get_i64(tile + 8)
         group, padded, window = at(row, HEADS) // kv_heads, (d + 15) // 16 * 16, at(row, WINDOW)
         rows = tokens * group
         chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
-        scores, decay, limits, q, out, state = places(scratch, chunks, d, padded)
+        scores, decay, limits, q, final, final_state = places(scratch, chunks, d, padded)
+        out, state = final, final_state
+        if parts > 1:
+            out, state = partial(context, item, part, parts, chunks, padded)
         positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
         load_queries(at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4, at(row, LDQ), group, rows, d,
                      get_f32(row + SCALE), q)  # fmt: skip
-        for i in range(0, chunks * QUERY_ROWS * padded * 4, 64):
-            store_f32(out + i, splat(F0))
-        for r in range(chunks * QUERY_ROWS):
-            put_f32(state + 8 * r, LOWEST)
-            put_f32(state + 8 * r + 4, F0)
-        last = get_i64(positions + 8 * (tokens - 1))
-        start = max(0, get_i64(positions) - window + 1) if window > 0 else 0
-        for base in range(start // PAGE * PAGE, last + 1, PAGE):
+        clear(out, state, chunks, padded)
+        start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
+        share = (last // PAGE - start // PAGE + parts) // parts
+        page = start // PAGE + part * share
+        for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):
             k = page_of(context, slot, base, at(row, LAYER)) + g * PAGE * (d + padded) * size
             b0, b1 = max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base)
+            following = k
+            if base + PAGE <= last:
+                following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * PAGE * (d + padded) * size
             for c in range(chunks):
                 here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
                 for r in range(here):
-                    high = get_i64(positions + 8 * ((c * QUERY_ROWS + r) // group))
-                    put_i64(limits + 16 * r, high - window + 1 if window > 0 else 0)
-                    put_i64(limits + 16 * r + 8, high)
+                    token = (c * QUERY_ROWS + r) // group
+                    put_i64(limits + 16 * r, seen(positions, token, window))
+                    put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
                 o = c * QUERY_ROWS * 4
-                run_chunk(here, q + o * d, k, k + PAGE * d * size, d, padded, b0, b1, base, limits, scores,
+                run_chunk(here, q + o * d, k, k + PAGE * d * size, following, d, padded, b0, b1, base, limits, scores,
                           state + 2 * o, out + o * padded, decay)  # fmt: skip
+        if parts > 1:
+            if atomic_add(at(context, PARTIALS) + 8 * item, 1) + 1 < parts:
+                return
+            atomic_store(at(context, PARTIALS) + 8 * item, 0)
+            clear(final, final_state, chunks, padded)
+            for i in range(parts):
+                out, state = partial(context, item, i, parts, chunks, padded)
+                merge(final, final_state, out, state, rows, padded)
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
-        store_outputs(out, state, y, at(row, LDY), group, rows, d, padded)
+        store_outputs(final, final_state, y, at(row, LDY), group, rows, d, padded)
 
     @jit
     def kernel(row, context, thread):
-        kv_heads, tiles = at(row, KV_HEADS), at(context, TILES)
-        items = get_i64(at(context, COUNTS) + 16) * kv_heads
+        items = get_i64(at(context, COUNTS) + 16) * at(row, KV_HEADS)
+        parts = parts_of(context, items, at(row, WINDOW))
         while True:
-            item = take(row, context, 1)
-            if item >= items:
+            i = take(row, context, 1)
+            if i >= items * parts:
                 break
-            tile = tiles + item // kv_heads * 16
-            one(row, context, thread, get_i64(tile), get_i64(tile + 8), item % kv_heads)
+            one(row, context, thread, i // parts, i % parts, parts)
 
     return kernel
 

@@ -21,10 +21,22 @@ def attention_scratch(rows: int, head_dim: int) -> int:
 # The executor's context: byte offsets of its int64 fields.
 (
     PROGRAM, ROWS, THREADS, SYNC, SCRATCH, SCRATCH_STRIDE, YIELD, COUNTS, IDS, POSITIONS, SLOTS, PICKS, PAGES,
-    PAGES_STRIDE, TILES, STAMPS,
-) = (8 * i for i in range(16))  # fmt: skip
-CONTEXT_FIELDS = 16
+    PAGES_STRIDE, TILES, STAMPS, PARTIALS,
+) = (8 * i for i in range(17))  # fmt: skip
+CONTEXT_FIELDS = 17
 # COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens).
+
+# Attention of single tokens over a long cache: when there are few (tile, head) items, the pages of each are split into
+# parts, so that all threads have work.  PARTIALS points at a counter for each item, then a slot for each part.
+SPLIT_ITEMS = 32  # items from which on none is split
+PART_PAGES, MAX_PARTS = 4, 64  # pages in a part, at least; parts of an item, at most
+
+
+def partial_bytes(rows: int, head_dim: int) -> int:
+    """Bytes of the memory at PARTIALS for items of `rows` query rows."""
+    rows, padded = -(-rows // MAX_QUERY_ROWS) * MAX_QUERY_ROWS, -(-head_dim // 16) * 16
+    return 8 * SPLIT_ITEMS + SPLIT_ITEMS * MAX_PARTS * rows * 4 * (padded + 2)
+
 
 # The sync block: byte offsets, a cache line pair each, so that waiting threads do not disturb the others.
 # FINISHED is an int64 for each thread: it has left the step.

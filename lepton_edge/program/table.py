@@ -68,6 +68,7 @@ class Program:
     params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     page_bytes: int = 0
     scratch_bytes: int = 0
+    partial_bytes: int = 0
     query_tile: int = 1
 
     @property

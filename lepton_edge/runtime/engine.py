@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, SPLIT_ITEMS
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import COUNTER, TOKENS
@@ -70,13 +70,16 @@ class Engine:
         self._tiles = self._inputs[4:].reshape(-1, 2)
         self._counts = np.zeros(3, np.int64)
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
+        self._partials = aligned_zeros(program.partial_bytes)
+        self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
         self._pool = Pool(callable_kernel(found["walk"]), threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
-        self._context[:15] = [
+        self._context[:] = [
             self._table.ctypes.data, len(self._table), threads, self._pool.sync, self._scratch.ctypes.data,
             program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
             self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
+            0, self._partials.ctypes.data,
         ]  # fmt: skip
 
     @classmethod
@@ -202,6 +205,7 @@ class Engine:
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
         self._counts[:] = n, m, self._cut_tiles(slots)
         self._table[:, COUNTER] = 0
+        self._split_counters[:] = 0
         if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
             raise Cancelled("stopped by cancel()")
         self._pages.lengths.update(ends)

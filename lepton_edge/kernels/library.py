@@ -88,21 +88,19 @@ def digest(op: str, code: bytes) -> bytes:
 
 
 def _compile(ops: list[str], isa: str, folder: Path) -> None:
-    """Compile ops in two processes, the slowest kernels (the matrix products) apart from the small ones."""
+    """Compile ops in two processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         hint = "set LEPTON_CACHE to a writable folder"
         raise MachineError(f"{folder}: cannot make the kernel cache ({error}); {hint}") from None
-    heavy = [op for op in ops if op.startswith("matmul")]
-    shares = [share for share in (heavy, [op for op in ops if op not in heavy]) if share]
     root = str(HERE.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]
     no, pipe = subprocess.DEVNULL, subprocess.PIPE
     workers = [
         subprocess.Popen([*command, *share], env=environment, stdin=no, stdout=no, stderr=pipe, text=True)
-        for share in shares
+        for share in _shares(ops)
     ]
     try:
         reports = [worker.communicate()[1] for worker in workers]
@@ -115,6 +113,20 @@ def _compile(ops: list[str], isa: str, folder: Path) -> None:
         if worker.returncode:
             last = report.strip().splitlines()[-1] if report.strip() else f"exit code {worker.returncode}"
             raise MachineError(f"compiling the kernels for {isa} failed: {last}; run `lepton doctor`")
+
+
+def _shares(ops: list[str]) -> list[list[str]]:
+    """The ops in two shares that take about as long: the slowest first, each to the share that has less to do."""
+    shares: list[tuple[int, list[str]]] = [(0, []), (0, [])]
+    for op in sorted(ops, key=_compile_time, reverse=True):
+        shares.sort(key=lambda share: share[0])
+        shares[0] = (shares[0][0] + _compile_time(op), [*shares[0][1], op])
+    return [share for _, share in shares if share]
+
+
+def _compile_time(op: str) -> int:
+    """Roughly, in half seconds."""
+    return {"attention": 16, "matmul": 9, "rope": 2}.get(op.partition("_")[0], 1)
 
 
 def _load(ops: list[str], isa: str, folder: Path) -> None:

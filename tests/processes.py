@@ -22,7 +22,10 @@ def start_python(*arguments: str | Path, **changes: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, timeout: float = 300) -> str:
     """What the process printed; fails, showing its errors, unless it ended well."""
-    out, errors = process.communicate(timeout=timeout)
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()  # does nothing to a process that has ended
     assert process.returncode == 0, f"exit code {process.returncode}: {errors[-3000:]}"
     return out
 

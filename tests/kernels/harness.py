@@ -71,15 +71,15 @@ class Rig:
 
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
-                 pages: np.ndarray | None = None, scratch_bytes: int = 4096) -> None:  # fmt: skip
-        """`pages`: int64 [slots, pages], the pages' addresses.  `tiles`: (first token, tokens) for the attention."""
+                 scratch_bytes: int = 4096, partial_bytes: int = 0) -> None:  # fmt: skip
+        """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()
         self.counts = np.array([tokens, len(wanted), len(tiles)], np.int64)
         lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
         self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
-        self._pages = np.zeros((1, 1), np.int64) if pages is None else pages
-        self._scratch_bytes = pad(scratch_bytes, 128)
+        self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
+        self._scratch_bytes, self._partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
         self._rows: list[tuple[str, int, bool, dict]] = []
 
     def row(self, op: str, *, count: int = TOKENS, barrier: bool = True, **values: object) -> "Rig":
@@ -109,7 +109,8 @@ class Rig:
             layout.SCRATCH: scratch.ctypes.data, layout.SCRATCH_STRIDE: self._scratch_bytes,
             layout.YIELD: yield_address(), layout.COUNTS: self.counts.ctypes.data, layout.IDS: ids,
             layout.POSITIONS: positions, layout.SLOTS: slots, layout.PICKS: picks, layout.TILES: tiles,
-            layout.PAGES: self._pages.ctypes.data, layout.PAGES_STRIDE: self._pages.strides[0],
+            layout.PAGES: self.pages.ctypes.data, layout.PAGES_STRIDE: self.pages.strides[0],
+            layout.PARTIALS: self._partials.ctypes.data if self._partials.size else 0,
         }  # fmt: skip
         context = np.zeros(layout.CONTEXT_FIELDS, np.int64)
         for offset, value in fields.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kernels.harness import ISAS, PAGE, Cache, Rig, U
 
-from lepton_edge.kernels.layout import attention_scratch
+from lepton_edge.kernels.layout import PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
 from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
@@ -15,7 +15,9 @@ EXP = 2e-7  # relative error of the kernels' exp
 class Attention:
     """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
 
-    def __init__(self, isa, size, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None):
+    def __init__(self, isa, size, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
+                 split=False):  # fmt: skip
+        """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be."""
         rng = np.random.default_rng(seed)
         self.heads, self.group, self.d, self.window = heads, heads // kv_heads, d, window
         slots = [slot for slot, _, count in runs for _ in range(count)]
@@ -23,9 +25,10 @@ class Attention:
         self.slots, t = slots, len(slots)
         query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // self.group))
         self.rig = rig = Rig(isa, t, slots=slots, positions=self.positions, tiles=tiles(runs, tile or query_tile),
-                             scratch_bytes=attention_scratch(query_tile * self.group, d))  # fmt: skip
+                             scratch_bytes=attention_scratch(query_tile * self.group, d),
+                             partial_bytes=partial_bytes(self.group, d) if split else 0)  # fmt: skip
         self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer=128)
-        rig._pages = self.cache.table
+        rig.pages = self.cache.table
         self.keys, self.values = [], []
         for slot, length in enumerate(lengths):
             k, v = (rng.standard_normal((length, kv_heads, d)).astype(self.cache.dtype) for _ in range(2))
@@ -55,8 +58,8 @@ class Attention:
 
         A score is off by s = (d + 3) U sum|q k| scale.  A weight p is then off by the part 2 s (its own score and the
         maximum's), 2 U |score - maximum| (the difference, rounded) and the errors of exp for itself and for the
-        rescaling at each page.  Sums over n positions add (n + 1) U each, above and below the fraction line; lanes
-        that are masked weigh e^-87, far below.
+        rescaling at each page and in a merge.  Sums over n positions add (n + 1) U each, above and below the fraction
+        line; lanes that are masked weigh e^-87, far below.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
         for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
@@ -69,7 +72,7 @@ class Attention:
             below = scores - scores.max(1, keepdims=True)
             weights = np.exp(below)
             weights /= weights.sum(1, keepdims=True)
-            part = 2 * off + 2 * U * np.abs(below) + (n // PAGE + 3) * (EXP + 2 * U) + (2 * n + 4) * U
+            part = 2 * off + 2 * U * np.abs(below) + (n // PAGE + 4) * (EXP + 2 * U) + (2 * n + 4) * U
             y[t] = (weights[:, :, None] * v).sum(1)
             part = part + (weights * part).sum(1, keepdims=True)
             bound[t] = ((weights * part)[:, :, None] * np.abs(v)).sum(1)
@@ -157,6 +160,38 @@ def test_many_sequences_in_one_batch(isa, size):
 @pytest.mark.parametrize("tile", [1, 2, 3, 5, 16])
 def test_any_tile_gives_the_same(isa, size, tile):
     Attention(isa, size, 4, 2, 32, [200], [(0, 110, 50)], tile=tile).check()
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("group,d", [(1, 8), (3, 64), (8, 40), (9, 24)])
+def test_long_caches_are_split(isa, size, group, d):
+    """Single tokens of sequences of very different lengths, with and without a window, on one thread and on three."""
+    border = PART_PAGES * PAGE
+    lengths = [border, border + 1, 3 * border - 5, 40]
+    runs = [(slot, length - 1, 1) for slot, length in enumerate(lengths)]
+    for window in (0, 100, border + 100):
+        case = Attention(isa, size, 2 * group, 2, d, lengths, runs, window=window, split=True)
+        case.check()
+        alone = case.run().copy()
+        assert np.array_equal(case.run(threads=3), alone)
+
+
+@each_isa
+@each_size
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_parts_with_very_different_scores(isa, size, scale):
+    """Merged as if they had been one: whichever part holds the largest score."""
+    for seed in range(4):
+        Attention(isa, size, 2, 2, 16, [2000], [(0, 1999, 1)], scale=scale, seed=seed, split=True).check(2)
+
+
+@each_isa
+def test_many_items_are_not_split(isa):
+    """Enough for all threads as they are; the memory for parts would not hold them."""
+    count = SPLIT_ITEMS // 2
+    runs = [(slot, 600, 1) for slot in range(count)]
+    Attention(isa, 2, 2, 2, 16, [601] * count, runs, split=True).check(2)
 
 
 @each_isa

@@ -23,7 +23,7 @@ class Rope:
                    for slot in range(max(slots) + 1)]  # fmt: skip
         self.rig = rig = Rig(isa, t, slots=slots, positions=positions, scratch_bytes=4 * pad(d, 16))
         self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer)
-        rig._pages = self.cache.table
+        rig.pages = self.cache.table
         angle = np.arange(max(lengths))[:, None] * 100.0 ** (-np.arange(d // 2) / (d // 2))
         self.cos, self.sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         table = rig.memory.array(np.concatenate([self.cos, self.sin], axis=1))

@@ -33,9 +33,15 @@ class Chain:
         self.walk = callable_kernel(kernels(["walk"], isa)["walk"])
 
     def start(self, thread):
-        worker = threading.Thread(target=self.walk, args=(0, self.context.ctypes.data, thread))
+        worker = threading.Thread(target=self.walk, args=(0, self.context.ctypes.data, thread), daemon=True)
         worker.start()
         return worker
+
+    @staticmethod
+    def end(*workers):
+        for worker in workers:
+            worker.join(60)
+            assert not worker.is_alive(), "waits for ever"
 
     def sync(self, field):
         return self.memory[field : field + 8].view(np.int64)
@@ -51,8 +57,7 @@ class Chain:
 def test_every_row_sees_the_row_before_it(isa, threads, yielding):
     for _ in range(5):
         chain = Chain(isa, 40, threads, yielding=yielding)
-        for worker in [chain.start(i) for i in range(threads)]:
-            worker.join()
+        chain.end(*[chain.start(i) for i in range(threads)])
         assert all(chain.done())
         finished = chain.memory[layout.FINISHED :].view(np.int64)
         assert finished[:threads].all() and not finished[threads:].any()
@@ -67,16 +72,16 @@ def test_a_barrier_holds_until_the_last_thread_comes(isa):
     assert chain.done() == [True, False, False], "thread 0 does all work of row 0, then waits"
     assert not chain.memory[layout.FINISHED :].any()
     second = chain.start(1)
-    first.join(), second.join()
+    chain.end(first, second)
     assert all(chain.done())
 
 
 @each_isa
 def test_rows_without_a_barrier_do_not_wait(isa):
     chain = Chain(isa, 3, threads=2, barriers=False)
-    chain.start(0).join()
+    chain.end(chain.start(0))
     assert all(chain.done())
-    chain.start(1).join()
+    chain.end(chain.start(1))
 
 
 @each_isa
@@ -87,7 +92,7 @@ def test_cancel_between_rows(isa):
     time.sleep(0.02)
     chain.sync(layout.CANCEL)[0] = 1
     second = chain.start(1)
-    first.join(), second.join()
+    chain.end(first, second)
     assert chain.done() == [True, False, False] and chain.sync(layout.STOPPED)[0] == 1
     assert chain.memory[layout.FINISHED :].view(np.int64)[:2].all()
 
@@ -98,7 +103,7 @@ def test_cancel_before_the_first_row(isa, barriers):
     """Kernels take no work once the flag is set, whether or not there is a barrier to leave at."""
     chain = Chain(isa, 3, threads=1, barriers=barriers)
     chain.sync(layout.CANCEL)[0] = 1
-    chain.start(0).join()
+    chain.end(chain.start(0))
     assert chain.done() == [False] * 3 and not chain.buffers[1].any()
 
 
@@ -108,5 +113,5 @@ def test_clocks(isa):
     chain = Chain(isa, 4, threads=1)
     stamps = np.zeros(5, np.int64)
     chain.context[layout.STAMPS // 8] = stamps.ctypes.data
-    chain.start(0).join()
+    chain.end(chain.start(0))
     assert stamps[0] > 0 and (np.diff(stamps) > 0).all()

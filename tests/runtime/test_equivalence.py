@@ -88,6 +88,15 @@ def test_instruction_sets(format):
         assert relative(results[isa], results[ISAS[0]]) <= tolerance(format, engine.program.kv_dtype)
 
 
+def test_a_sequence_that_fills_its_context():
+    """Beyond the first block of angles, and where single tokens split the cache."""
+    engine, ids = load(WINDOWS, threads=2), tokens(1100, WINDOWS)
+    run = reference(engine)
+    slot, other = engine.open(), run.open()
+    assert relative(feed(engine, slot, ids[:1060]), feed(run, other, ids[:1060])) <= 1e-5
+    assert relative(feed(engine, slot, ids[1060:], 1), feed(run, other, ids[1060:])) <= 1e-5
+
+
 @pytest.mark.parametrize("format", ["f32", "q4"])
 def test_more_tokens_than_a_step_takes(format):
     """1000 tokens in one call; the logits of all, of every third, of the last, and of none."""

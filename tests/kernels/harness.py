@@ -79,7 +79,7 @@ class Rig:
         lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
         self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
         self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
-        self._scratch_bytes, self._partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
+        self._scratch_bytes, self.partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
         self._rows: list[tuple[str, int, bool, dict]] = []
 
     def row(self, op: str, *, count: int = TOKENS, barrier: bool = True, **values: object) -> "Rig":
@@ -110,7 +110,7 @@ class Rig:
             layout.YIELD: yield_address(), layout.COUNTS: self.counts.ctypes.data, layout.IDS: ids,
             layout.POSITIONS: positions, layout.SLOTS: slots, layout.PICKS: picks, layout.TILES: tiles,
             layout.PAGES: self.pages.ctypes.data, layout.PAGES_STRIDE: self.pages.strides[0],
-            layout.PARTIALS: self._partials.ctypes.data if self._partials.size else 0,
+            layout.PARTIALS: self.partials.ctypes.data if self.partials.size else 0,
         }  # fmt: skip
         context = np.zeros(layout.CONTEXT_FIELDS, np.int64)
         for offset, value in fields.items():

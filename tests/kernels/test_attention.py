@@ -175,6 +175,7 @@ def test_long_caches_are_split(isa, size, group, d):
         case.check()
         alone = case.run().copy()
         assert np.array_equal(case.run(threads=3), alone)
+        assert not case.rig.partials[: 8 * SPLIT_ITEMS].any(), "the next layer counts from zero"
 
 
 @each_isa

@@ -1,7 +1,8 @@
 """Measure prompt and generation speed.
 
 The tests are llama-bench's: ppN feeds one prompt of N random tokens, tgN makes N single steps; neither samples.
-With -d the cache already holds that many tokens ("@ dN").
+With -d the cache already holds that many tokens ("@ dN"); with -b a step has a token of each of B sequences ("xB"),
+whose speeds are added up.
 """
 
 import argparse
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lepton_edge.runtime import Engine
 
 SEED = 1
+MAX_BATCH = 64  # sequences that the engine takes in one step
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_options(parser)
     parser.add_argument("-p", "--n-prompt", type=count, default=256, metavar="N", help="prompt tokens; 0: no test")
     parser.add_argument("-n", "--n-gen", type=count, default=64, metavar="N", help="steps; 0: no test")
+    parser.add_argument("-b", "--batch", type=count, default=1, metavar="B", help="sequences in each of these steps")
     parser.add_argument("-d", "--n-depth", type=count, default=0, metavar="N", help="tokens in the cache before")
     parser.add_argument("-r", "--repetitions", type=count, default=5, metavar="N", help="samples of each test")
     parser.add_argument("-o", "--output", choices=("md", "json", "csv"), default="md")
@@ -62,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures each test and prints the rows."""
     if arguments.repetitions == 0 or arguments.n_prompt + arguments.n_gen == 0:
         raise RequestError("-r, -p, -n: nothing to measure; expected -r of 1 or more, and -p or -n above 0")
+    if not 1 <= arguments.batch <= MAX_BATCH:
+        raise RequestError(f"-b {arguments.batch}: expected 1 to {MAX_BATCH} sequences")
     results = _measure(arguments)
     print({"md": _markdown, "json": _json, "csv": _csv}[arguments.output](results))
     return 0
@@ -78,14 +83,13 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
     engine = _engine(arguments)
     try:
         bandwidth = read_bandwidth(engine.threads)
-        depth = arguments.n_depth
+        depth, weight_bytes = arguments.n_depth, engine.program.step_bytes
         results = []
         for kind, n in (("pp", arguments.n_prompt), ("tg", arguments.n_gen)):
             if n == 0:
                 continue
-            samples = _samples(
-                engine, n, depth, chunk=engine.max_batch if kind == "pp" else 1, repeat=arguments.repetitions
-            )
+            chunk, batch = (engine.max_batch, 1) if kind == "pp" else (1, arguments.batch)
+            samples = _samples(engine, n, depth, chunk, batch, arguments.repetitions)
             mean = statistics.fmean(samples)
             results.append(
                 Result(
@@ -93,14 +97,14 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
                     format=engine.format,
                     threads=engine.threads,
                     isa=engine.isa,
-                    test=f"{kind}{n}" + (f" @ d{depth}" if depth else ""),
+                    test=f"{kind}{n}" + (f" x{batch}" if batch > 1 else "") + (f" @ d{depth}" if depth else ""),
                     n=n,
                     tok_s_mean=round(mean, 2),
                     tok_s_stdev=round(statistics.stdev(samples), 2) if len(samples) > 1 else 0.0,
                     samples=[round(sample, 2) for sample in samples],
                     bandwidth_gb_s=round(bandwidth / 1e9, 2),
-                    bandwidth_share=round(mean * engine.program.step_bytes / bandwidth, 4) if kind == "tg" else None,
-                    weight_bytes=engine.program.step_bytes,
+                    bandwidth_share=round(mean / batch * weight_bytes / bandwidth, 4) if kind == "tg" else None,
+                    weight_bytes=weight_bytes,
                     cpu=cpu_name(),
                     version=__version__,
                 )
@@ -136,33 +140,40 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     )
 
 
-def _samples(engine: "Engine", n: int, depth: int, chunk: int, repeat: int) -> list[float]:
-    """Tokens a second of `repeat` runs over n random tokens, `chunk` at a time, after one run that warms up."""
+def _samples(engine: "Engine", n: int, depth: int, chunk: int, batch: int, repeat: int) -> list[float]:
+    """Tokens a second of `repeat` runs over n random tokens of each of `batch` sequences, after one that warms up.
+
+    A step takes `chunk` tokens of each.
+    """
     import numpy as np
 
-    tokens = np.random.default_rng(SEED).integers(0, engine.vocab, depth + n, dtype=np.int32)
-    slot = engine.open()
+    tokens = np.random.default_rng(SEED).integers(0, engine.vocab, (batch, depth + n), dtype=np.int32)
+    slots = [engine.open() for _ in range(batch)]
     try:
-        _feed(engine, slot, tokens[:depth], 0, engine.max_batch)
+        _feed(engine, slots, tokens[:, :depth], 0, engine.max_batch // batch)
         samples = []
         for _ in range(repeat + 1):
-            engine.truncate(slot, depth)
+            for slot in slots:
+                engine.truncate(slot, depth)
             started = time.perf_counter()
-            _feed(engine, slot, tokens[depth:], depth, chunk)
-            samples.append(n / (time.perf_counter() - started))
+            _feed(engine, slots, tokens[:, depth:], depth, chunk)
+            samples.append(batch * n / (time.perf_counter() - started))
         return samples[1:]
     finally:
-        engine.close_slot(slot)
+        for slot in slots:
+            engine.close_slot(slot)
 
 
-def _feed(engine: "Engine", slot: int, tokens: "np.ndarray", start: int, chunk: int) -> None:
-    """Runs tokens int32 [T] at positions start… through the engine; logits of each chunk's last token only."""
+def _feed(engine: "Engine", slots: list[int], tokens: "np.ndarray", start: int, chunk: int) -> None:
+    """Runs tokens int32 [B, T] of B sequences at positions start…, `chunk` of each a step; logits of the last only."""
     import numpy as np
 
-    for at in range(0, len(tokens), chunk):
-        part = tokens[at : at + chunk]
-        positions = np.arange(start + at, start + at + len(part), dtype=np.int32)
-        engine.forward(part, np.full(len(part), slot, np.int32), positions, np.array([len(part) - 1], np.int32))
+    for at in range(0, tokens.shape[1], chunk):
+        part = tokens[:, at : at + chunk]
+        batch, length = part.shape
+        positions = np.tile(np.arange(start + at, start + at + length, dtype=np.int32), batch)
+        last = np.arange(1, batch + 1, dtype=np.int32) * length - 1
+        engine.forward(part.ravel(), np.repeat(np.array(slots, np.int32), length), positions, last)
 
 
 def _markdown(results: list[Result]) -> str:

@@ -6,9 +6,11 @@ With -d the cache already holds that many tokens ("@ dN").
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from lepton_edge.cli import bench_profile
 from lepton_edge.cli.options import add_engine_options, count
 from lepton_edge.cli.output import notify, size
 from lepton_edge.cli.shapes import SHAPES
@@ -45,6 +47,9 @@ class Result:
     version: str
 
 
+Row = TypeVar("Row", Result, bench_profile.Line)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """llama-bench's flags."""
     which = parser.add_mutually_exclusive_group()
@@ -55,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--n-gen", type=count, default=64, metavar="N", help="steps; 0: no test")
     parser.add_argument("-d", "--n-depth", type=count, default=0, metavar="N", help="tokens in the cache before")
     parser.add_argument("-r", "--repetitions", type=count, default=5, metavar="N", help="samples of each test")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes, largest loss first")
     parser.add_argument("-o", "--output", choices=("md", "json", "csv"), default="md")
 
 
@@ -62,9 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures each test and prints the rows."""
     if arguments.repetitions == 0 or arguments.n_prompt + arguments.n_gen == 0:
         raise RequestError("-r, -p, -n: nothing to measure; expected -r of 1 or more, and -p or -n above 0")
-    results = _measure(arguments)
-    print({"md": _markdown, "json": _json, "csv": _csv}[arguments.output](results))
+    if arguments.profile:
+        _print(_profile(arguments), arguments.output, bench_profile.render)
+    else:
+        _print(_measure(arguments), arguments.output, _markdown)
     return 0
+
+
+def _print(results: list[Row], output: str, text: Callable[[list[Row]], str]) -> None:
+    writers: dict[str, Callable[[list[Row]], str]] = {"md": text, "json": _json, "csv": _csv}
+    print(writers[output](results))
 
 
 def _measure(arguments: argparse.Namespace) -> list[Result]:
@@ -78,14 +91,9 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
     engine = _engine(arguments)
     try:
         bandwidth = read_bandwidth(engine.threads)
-        depth = arguments.n_depth
         results = []
-        for kind, n in (("pp", arguments.n_prompt), ("tg", arguments.n_gen)):
-            if n == 0:
-                continue
-            samples = _samples(
-                engine, n, depth, chunk=engine.max_batch if kind == "pp" else 1, repeat=arguments.repetitions
-            )
+        for test, n, chunk in _tests(arguments, engine):
+            samples = [n / seconds for seconds in _runs(engine, n, arguments.n_depth, chunk, arguments.repetitions)][1:]
             mean = statistics.fmean(samples)
             results.append(
                 Result(
@@ -93,13 +101,13 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
                     format=engine.format,
                     threads=engine.threads,
                     isa=engine.isa,
-                    test=f"{kind}{n}" + (f" @ d{depth}" if depth else ""),
+                    test=test,
                     n=n,
                     tok_s_mean=round(mean, 2),
                     tok_s_stdev=round(statistics.stdev(samples), 2) if len(samples) > 1 else 0.0,
                     samples=[round(sample, 2) for sample in samples],
                     bandwidth_gb_s=round(bandwidth / 1e9, 2),
-                    bandwidth_share=round(mean * engine.program.step_bytes / bandwidth, 4) if kind == "tg" else None,
+                    bandwidth_share=round(mean * engine.program.step_bytes / bandwidth, 4) if chunk == 1 else None,
                     weight_bytes=engine.program.step_bytes,
                     cpu=cpu_name(),
                     version=__version__,
@@ -108,6 +116,34 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
         return results
     finally:
         engine.close()
+
+
+def _profile(arguments: argparse.Namespace) -> list[bench_profile.Line]:
+    from lepton_edge.cli.bandwidth import read_bandwidth
+
+    name = arguments.shape or arguments.model or "stories"
+    engine = _engine(arguments)
+    try:
+        bandwidth = read_bandwidth(engine.threads)
+        found = []
+        for test, n, chunk in _tests(arguments, engine):
+            runs = _runs(engine, n, arguments.n_depth, chunk, arguments.repetitions)
+            next(runs)
+            with engine.profile() as profile:
+                seconds = sum(runs) / (arguments.repetitions * -(-n // chunk))
+            found += bench_profile.lines(profile, seconds, bandwidth, model=name, format=engine.format,
+                                         threads=engine.threads, isa=engine.isa, test=test)  # fmt: skip
+        return found
+    finally:
+        engine.close()
+
+
+def _tests(arguments: argparse.Namespace, engine: "Engine") -> Iterator[tuple[str, int, int]]:
+    """(name, tokens, tokens in a step) of each test that is asked for."""
+    depth = f" @ d{arguments.n_depth}" if arguments.n_depth else ""
+    for kind, n, chunk in (("pp", arguments.n_prompt, engine.max_batch), ("tg", arguments.n_gen, 1)):
+        if n:
+            yield f"{kind}{n}{depth}", n, chunk
 
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
@@ -136,21 +172,19 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     )
 
 
-def _samples(engine: "Engine", n: int, depth: int, chunk: int, repeat: int) -> list[float]:
-    """Tokens a second of `repeat` runs over n random tokens, `chunk` at a time, after one run that warms up."""
+def _runs(engine: "Engine", n: int, depth: int, chunk: int, repeat: int) -> Iterator[float]:
+    """Seconds of a run over n random tokens, `chunk` at a time, that warms up, and then of `repeat` more."""
     import numpy as np
 
     tokens = np.random.default_rng(SEED).integers(0, engine.vocab, depth + n, dtype=np.int32)
     slot = engine.open()
     try:
         _feed(engine, slot, tokens[:depth], 0, engine.max_batch)
-        samples = []
         for _ in range(repeat + 1):
             engine.truncate(slot, depth)
             started = time.perf_counter()
             _feed(engine, slot, tokens[depth:], depth, chunk)
-            samples.append(n / (time.perf_counter() - started))
-        return samples[1:]
+            yield time.perf_counter() - started
     finally:
         engine.close_slot(slot)
 
@@ -182,19 +216,19 @@ def _markdown(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _json(results: list[Result]) -> str:
+def _json(results: list[Row]) -> str:
     import json
 
     return json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
 
 
-def _csv(results: list[Result]) -> str:
+def _csv(results: list[Row]) -> str:
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Result) if field.name != "samples"]
+    names = [field.name for field in fields(results[0]) if field.name != "samples"]
     writer.writerow(names)
     for result in results:
         row = asdict(result)

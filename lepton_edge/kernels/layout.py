@@ -24,7 +24,8 @@ def attention_scratch(rows: int, head_dim: int) -> int:
     PAGES_STRIDE, TILES, STAMPS, PARTIALS,
 ) = (8 * i for i in range(17))  # fmt: skip
 CONTEXT_FIELDS = 17
-# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens).
+# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens). STAMPS is 0 or points
+# at clocks [threads, ROWS + 1, 2]: when a thread began its share of each row, and ended it; at ROWS, the end.
 
 # Attention of single tokens over a long cache: when there are few (tile, head) items, the pages of each are split into
 # parts, so that all threads have work.  PARTIALS points at a counter for each item, then a slot for each part.

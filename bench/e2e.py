@@ -8,7 +8,7 @@ slows down or speeds up treats all alike. Medians and spreads are over rounds. W
 kept too, and a run on a busy machine is marked. A peer that is absent is skipped, and the reason printed.
 
 --all goes piece by piece (see bench/plan.py), each written when it is complete; --resume goes on with the newest run
-and leaves out what it has, unless that was disturbed. --piece takes one of them.
+and leaves out what it has, unless that was disturbed. --piece takes one of them, and --minutes bounds each.
 
 llama-bench, from the sdist of llama-cpp-python (pip download --no-deps --no-binary :all: llama-cpp-python):
 
@@ -28,11 +28,13 @@ onnxruntime-genai and transformers, in a virtual environment PEERS of their own:
 
 import argparse
 import datetime
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bench import plan
@@ -114,11 +116,15 @@ def resumed(run: dict, path: Path, results: list[Result]) -> list[Result]:
     return found
 
 
-def take_turns(turns: list[Turn], rounds: int) -> list[list[Reading]]:
-    """Does every turn once a round; -> the readings of each."""
+def take_turns(turns: list[Turn], rounds: int, seconds: float = math.inf) -> list[list[Reading]]:
+    """Does every turn once a round; -> the readings of each. No round is begun that would not end within `seconds`."""
     readings: list[list[Reading]] = [[] for _ in turns]
     order = list(range(len(turns)))
+    started = time.perf_counter()
     for number in range(rounds):
+        spent = time.perf_counter() - started
+        if number and spent / number * (number + 1) > seconds:
+            break
         for index in order if number % 2 == 0 else reversed(order):
             readings[index].append(measure(*turns[index]))
         print(f"  round {number + 1} of {rounds}", file=sys.stderr)
@@ -191,7 +197,7 @@ def arguments() -> argparse.Namespace:
         prog="python -m bench.e2e", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"of {', '.join(SHAPES)}; all when none is named")
-    parser.add_argument("--all", action="store_true", help="what issue 3 asks for; -t and --rounds hold")
+    parser.add_argument("--all", action="store_true", help="what issue 3 asks for, of the SHAPEs")
     parser.add_argument("--piece", choices=plan.pieces("", 1, ("avx512", "avx2")), help="of --all, only this piece")
     parser.add_argument("--resume", action="store_true", help="go on with the newest run")
     parser.add_argument("--format", choices=GGML_TYPES, default="q4")
@@ -202,6 +208,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--isa", choices=available(), default=available()[0], help="(default: %(default)s)")
     parser.add_argument("-t", type=int, default=2, metavar="THREADS", help="threads (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="fewer rounds of a piece that takes longer")
     parser.add_argument("--llama-bench", type=Path, default=os.environ.get("LEPTON_LLAMA_BENCH"), metavar="PATH")
     parser.add_argument(
         "--llama-bench-avx2", type=Path, default=os.environ.get("LEPTON_LLAMA_BENCH_AVX2"), metavar="PATH"
@@ -268,7 +275,7 @@ def main() -> int:
             if not turns:
                 continue
             print(title, file=sys.stderr)
-            readings = take_turns(turns, args.rounds)
+            readings = take_turns(turns, args.rounds, 60 * args.minutes)
             new = [found for turn, read in zip(turns, readings, strict=True) for found in to_results(*turn, read, run)]
             append(path, new)
             results = latest([*results, *new])
@@ -281,7 +288,7 @@ def main() -> int:
     if any(result.disturbed for result in results):
         most = max(result.others or 0.0 for result in results)
         print(f"DISTURBED: other processes used up to {most:.2f} cores; measure again when idle")
-    print(f"tok/s, {args.rounds} rounds, {args.t} threads\n{run['cpu']}\nwritten to {path}")
+    print(f"tok/s, {args.t} threads\n{run['cpu']}\nwritten to {path}")
     return 0
 
 

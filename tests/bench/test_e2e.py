@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,22 @@ def test_engines_take_turns_in_alternating_order(monkeypatch, tmp_path):
     assert [(result.test, result.samples) for result in results] == [("pp256", (1.0, 4.0, 5.0)), ("tg64", (10.0,) * 3)]
     assert [(result.others, result.isa) for result in results] == [(0.05, "avx2")] * 2
     assert e2e.to_results(peer, JOB, readings[1], FACTS)[0].samples == (2.0, 3.0, 6.0)
+
+
+def test_no_round_is_begun_that_would_end_too_late(monkeypatch):
+    now = [0.0]
+
+    def measure(engine, job):
+        now[0] += 10.0
+        return speeds(job, 1.0)
+
+    monkeypatch.setattr(e2e, "measure", measure)
+    monkeypatch.setattr(e2e, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    turns = [(Lepton(), JOB), (Lepton(), JOB)]
+    assert [len(readings) for readings in e2e.take_turns(turns, rounds=5, seconds=60.0)] == [3, 3]
+    assert [len(readings) for readings in e2e.take_turns(turns, rounds=5, seconds=59.0)] == [2, 2]
+    assert [len(readings) for readings in e2e.take_turns(turns, rounds=5, seconds=1.0)] == [1, 1]
+    assert [len(readings) for readings in e2e.take_turns(turns, rounds=5)] == [5, 5]
 
 
 def test_a_job_is_done_by_its_peers_only_and_a_reason_is_given_once(capsys):

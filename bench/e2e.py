@@ -16,10 +16,9 @@ llama-bench, from the sdist of llama-cpp-python (pip download --no-deps --no-bin
     cmake -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
     cmake --build build --target llama-bench llama-batched-bench
 
-A second build, without AVX512, for --llama-bench-avx2:
+A second build, for --llama-bench-avx2, has AVX2 and no AVX512 on any machine:
 
-    cmake -B build-avx2 -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON \\
-        -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAMA_CURL=OFF
+    cmake -B build-avx2 -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF
 
 onnxruntime-genai and transformers, in a virtual environment PEERS of their own:
 

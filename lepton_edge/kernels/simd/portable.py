@@ -302,6 +302,41 @@ class Portable:
                 start = self.b.add(start, self.b.mul(left, right))
         return start
 
+    def unpack(self, name: str, weights: Value, offset: int = 0) -> list[Value]:
+        """The eight registers of one group of one block: columns 0..3, 4..7, … of its 16 rows."""
+        if name == "q8":
+            return [self.load_i32(weights, offset + 64 * c) for c in range(8)]
+        pairs = [self.load_i32(weights, offset + 64 * c) for c in range(4)]
+        return [half(v) for v in pairs for half in (self.low_nibbles, self.high_nibbles)]
+
+    def group_products(
+        self, name: str, total: list[Value], weights: Value, scales: Value, x: Value, block_bytes: Value,
+        tokens: int, blocks: int,
+    ) -> list[Value]:  # fmt: skip
+        """total[t * blocks + b] += one group of 32 columns of block b of format `name` times that of token t.
+
+        weights, scales: addresses in the first block; x: the group's record of the tile (see `layout.RECORD`).
+        Here all weights of the group are unpacked first, which takes 8 registers a block.
+        """
+        shift = 0 if name == "q4" else self.q8_bias_shift
+        dot = self.dot_q4 if name == "q4" else self.dot_q8
+        unpacked, scale = [], []
+        for _ in range(blocks):
+            unpacked.append(self.unpack(name, weights))
+            scale.append(self.load_f16(scales))
+            weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+        for t in range(tokens):
+            columns = [self.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
+            x_scale = self.broadcast_f32(x, tokens * 32 + 4 * t)
+            start = self.zero_i32()
+            if shift is not None:
+                start = self.shift_left(self.broadcast_i32(x, tokens * 36 + 4 * t), shift)
+            for b in range(blocks):
+                i = t * blocks + b
+                product = self.to_f32(dot(start, unpacked[b], columns))
+                total[i] = self.fma(product, self.mul(scale[b], x_scale), total[i])
+        return total
+
     # -- probes -------------------------------------------------------------------------------------------------
 
     def opaque(self, v: Value) -> Value:

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 from bench.idle import LIMIT
 
@@ -71,7 +72,13 @@ class Result:
         return json.dumps({**asdict(self), **derived})
 
 
-def append(path: Path, results: Iterable[Result]) -> None:
+class HasLine(Protocol):
+    """What a results file can keep."""
+
+    def line(self) -> str: ...
+
+
+def append(path: Path, results: Iterable[HasLine]) -> None:
     """Adds results to a file; makes the file and its folder when they do not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

@@ -99,14 +99,14 @@ def _print(results: list[Row], output: str, text: Callable[[list[Row]], str]) ->
 def _measure(arguments: argparse.Namespace) -> list[Result]:
     import statistics
 
-    from lepton_edge.cli.bandwidth import read_bandwidth
     from lepton_edge.cli.cpu import cpu_name
+    from lepton_edge.cli.limits import limits
     from lepton_edge.version import __version__
 
     name = arguments.shape or arguments.model or "stories"
     engine = _engine(arguments)
     try:
-        bandwidth = read_bandwidth(engine.threads)
+        bandwidth = limits(engine.isa, engine.threads, notify).read
         weight_bytes = engine.program.step_bytes
         results = []
         for test in _tests(arguments, engine):
@@ -137,19 +137,19 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
 
 
 def _profile(arguments: argparse.Namespace) -> list[bench_profile.Line]:
-    from lepton_edge.cli.bandwidth import read_bandwidth
+    from lepton_edge.cli.limits import limits
 
     name = arguments.shape or arguments.model or "stories"
     engine = _engine(arguments)
     try:
-        bandwidth = read_bandwidth(engine.threads)
+        machine = limits(engine.isa, engine.threads, notify)
         found = []
         for test in _tests(arguments, engine):
             runs = _runs(engine, test, arguments.n_depth, arguments.repetitions)
             next(runs)
             with engine.profile() as profile:
                 seconds = sum(runs) / (arguments.repetitions * -(-test.n // test.chunk))
-            found += bench_profile.lines(profile, seconds, bandwidth, model=name, format=engine.format,
+            found += bench_profile.lines(profile, seconds, machine, model=name, format=engine.format,
                                          threads=engine.threads, isa=engine.isa, test=test.name)  # fmt: skip
         return found
     finally:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.cli.output import table
+from lepton_edge.kernels.ops import PACKED
 
 if TYPE_CHECKING:
-    from lepton_edge.runtime.profile import Profile
+    from lepton_edge.cli.limits import Limits
+    from lepton_edge.runtime.profile import OpTime, Profile
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,9 @@ class Line:
     """One operation in one part of all layers; -o json prints these fields.  Times are microseconds of a step.
 
     rows: of the program. share: of the step. gb_s, gops: what must be moved and computed, in this time. barrier_us:
-    waiting for other threads, the mean of the threads. limit_us: the least time that memory allows for products and
-    attention, 0 for what works in the caches. loss_us: us - limit_us.
+    waiting for other threads, the mean of the threads. limit_us: the least time that this machine allows, by its memory
+    and by its arithmetic; 0 for small operations, which work in the caches. loss_us: us - limit_us. The last three are
+    the machine's limits.
     """
 
     model: str
@@ -33,18 +36,35 @@ class Line:
     barrier_us: float
     limit_us: float
     loss_us: float
+    read_gb_s: float
+    int8_gops: float
+    f32_gops: float
 
 
-def lines(profile: "Profile", seconds: float, bandwidth: float, **run: Any) -> list[Line]:
+def least_seconds(op: "OpTime", machine: "Limits") -> float:
+    """The time that memory or arithmetic, whichever takes longer, allows for a product or attention; else 0."""
+    if not op.operations:
+        return 0.0
+    int8 = op.op.startswith("matmul") and not set(PACKED).isdisjoint(op.op.split("_"))
+    return max(op.nbytes / machine.read, op.operations / (machine.int8 if int8 else machine.f32))
+
+
+def lines(profile: "Profile", seconds: float, machine: "Limits", **run: Any) -> list[Line]:
     """The lines of one test, largest loss first; `seconds`: what a step took, seen from outside.
 
     The line 'outside' is what is spent between steps: waking the threads, Python, logits copied.  `run`: the fields of
     a Line that say what was measured.
     """
-    rest = seconds
+    from lepton_edge.runtime.profile import OpTime
+
+    run |= dict(read_gb_s=round(machine.read / 1e9, 2), int8_gops=round(machine.int8 / 1e9, 2),
+                f32_gops=round(machine.f32 / 1e9, 2))  # fmt: skip
+    ops = profile.ops()
+    outside = OpTime("outside", "", 0, seconds - sum(op.seconds for op in ops), 0.0, 0.0, 0.0)
     found = []
-    for op in profile.ops():
-        limit = op.nbytes / bandwidth if op.operations else 0.0
+    for op in [*ops, outside]:
+        limit = least_seconds(op, machine)
+        rates = [amount / op.seconds / 1e9 if amount else 0.0 for amount in (op.nbytes, op.operations)]
         found.append(
             Line(
                 **run,
@@ -53,17 +73,13 @@ def lines(profile: "Profile", seconds: float, bandwidth: float, **run: Any) -> l
                 rows=op.rows,
                 share=round(op.seconds / seconds, 4),
                 us=round(op.seconds * 1e6, 2),
-                gb_s=round(op.nbytes / op.seconds / 1e9, 2),
-                gops=round(op.operations / op.seconds / 1e9, 2),
+                gb_s=round(rates[0], 2),
+                gops=round(rates[1], 2),
                 barrier_us=round(op.wait * 1e6, 2),
                 limit_us=round(limit * 1e6, 2),
                 loss_us=round((op.seconds - limit) * 1e6, 2),
             )
         )
-        rest -= op.seconds
-    us = round(rest * 1e6, 2)
-    found.append(Line(**run, op="outside", part="", rows=0, share=round(rest / seconds, 4), us=us, gb_s=0.0, gops=0.0,
-                      barrier_us=0.0, limit_us=0.0, loss_us=us))  # fmt: skip
     return sorted(found, key=lambda line: -line.loss_us)
 
 
@@ -85,5 +101,9 @@ def _test(test: str, found: list[Line]) -> str:
     total, limit = sum(line.us for line in found), sum(line.limit_us for line in found)
     cells.append(["sum", str(sum(line.rows for line in found)), "", f"{total:.1f}", "", "",
                   f"{sum(line.barrier_us for line in found):.1f}", f"{total - limit:.1f}"])  # fmt: skip
-    reached = 100 * limit / total
-    return f"{table(headers, cells)}\nthe limit is {limit:.1f} us: {reached:.0f}% of the speed that memory allows"
+    first, reached = found[0], 100 * limit / total
+    return (
+        f"{table(headers, cells)}\n"
+        f"{first.read_gb_s:.1f} GB/s, {first.int8_gops:.0f} GOPS on int8 and {first.f32_gops:.0f} on f32 allow "
+        f"{limit:.1f} us: {reached:.0f}% reached"
+    )

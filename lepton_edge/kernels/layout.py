@@ -39,6 +39,8 @@ def partial_bytes(rows: int, head_dim: int) -> int:
     return 8 * SPLIT_ITEMS + SPLIT_ITEMS * MAX_PARTS * rows * 4 * (padded + 2)
 
 
+PROBE_BYTES = 384  # what a probe's operands come from
+
 # The sync block: byte offsets, a cache line pair each, so that waiting threads do not disturb the others.
 # FINISHED is an int64 for each thread: it has left the step.
 ARRIVED, GENERATION, CANCEL, STOPPED, FINISHED = (128 * i for i in range(5))

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import PAGE
+from ..kernels.layout import PAGE, RECORD
 from ..kernels.ops import OPS, TOKENS
 from .batch import Batch
 from .table import Program, Row
@@ -54,7 +54,10 @@ def _attention(row: Row, slots: Ints, positions: Ints, position_bytes: int) -> t
 def _activations(program: Program, row: Row) -> int:
     """Bytes of one token's row in every activation that is named; an embedding reads a row of its weight too."""
     named = [str(row.values[name]) for name, kind in OPS[row.op].fields if kind == "a" and row.values[name] is not None]
-    total = sum(program.buffers[name].token_bytes for name in named)
+    total = 0
+    for buffer in (program.buffers[name] for name in named):
+        # Records are shared by rows of several sizes: this row fills its own groups of them.
+        total += int(row.values["groups"] or 0) * RECORD if buffer.records else buffer.token_bytes
     if "w" in row.values:
         weight = program.weights[str(row.values["w"])]
         total += weight.data.nbytes // weight.shape[0]

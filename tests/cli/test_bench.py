@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lepton_edge.cli import bandwidth, bench, main
+from lepton_edge.cli import bench, limits, main
+from lepton_edge.cli.limits import Limits
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.models.registry import spec_from_config
 
@@ -58,7 +59,7 @@ def engine(monkeypatch) -> FakeEngine:
     fake = FakeEngine()
     monkeypatch.setattr(bench, "_engine", lambda arguments: fake)
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: fake.now))
-    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda threads: 10e9)
+    monkeypatch.setattr(limits, "limits", lambda isa, threads, notify: Limits(10e9, 50e9, 20e9))
     return fake
 
 
@@ -131,9 +132,3 @@ def test_nothing_to_measure_is_an_error(engine, capsys, flags: list[str]) -> Non
 def test_the_shapes_have_the_published_sizes(name: str, parameters: int) -> None:
     spec = spec_from_config(SHAPES[name], name)
     assert sum(int(np.prod(shape)) for shape in spec.tensors().values()) == parameters
-
-
-def test_the_read_bandwidth_is_plausible(monkeypatch) -> None:
-    monkeypatch.setattr(bandwidth, "SIZE", 32 << 20)
-    monkeypatch.setattr(bandwidth, "PASSES", 1)
-    assert 1e8 < bandwidth.read_bandwidth(2) < 1e13

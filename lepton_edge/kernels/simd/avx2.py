@@ -14,6 +14,7 @@ class AVX2(Portable):
     name = "avx2"
     cpu = "x86-64-v3"
     features = ""
+    register_bytes, chains = 32, 6
     tiles = ((4, 1), (2, 1), (1, 1))
     q8_bias_shift: int | None = None
 

@@ -11,6 +11,7 @@ class AVX512(Portable):
     name = "avx512"
     cpu = "x86-64-v4"
     features = "+avx512vnni,-prefer-256-bit"
+    register_bytes, register_letter, chains = 64, "v", 12
     tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 1)
     q8_bias_shift: int | None = 4

@@ -39,6 +39,8 @@ class Portable:
 
     name = "generic"
     cpu, features = "x86-64", ""
+    register_bytes, register_letter = 16, "x"  # of the machine: its width, and how inline assembly calls its kind
+    chains = 3  # accumulators of the probes: twelve registers of the machine hide what an fma takes, up to 5 cycles
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
     # Widths in which query rows share a register of keys or values, widest first.
@@ -334,6 +336,24 @@ class Portable:
                 product = self.to_f32(dot(start, unpacked[b], columns))
                 total[i] = self.fma(product, self.mul(scale[b], x_scale), total[i])
         return total
+
+    # -- probes -------------------------------------------------------------------------------------------------
+
+    def opaque(self, v: Value) -> Value:
+        """The same value, of which the optimizer knows nothing: it can neither reuse nor foresee what is made of it."""
+        lanes = self.register_bytes // 4
+        kind = ir.VectorType(v.type.element, lanes)
+        letter = self.register_letter
+        parts = []
+        for first in range(0, LANES, lanes):
+            order = constant(list(range(first, first + lanes)), ir.VectorType(I32, lanes))
+            part = self.b.shuffle_vector(v, v, order)
+            parts.append(self.b.asm(ir.FunctionType(kind, [kind]), "", f"={letter},0", [part], side_effect=True))
+        while len(parts) > 1:
+            lanes *= 2
+            order = constant(list(range(lanes)), ir.VectorType(I32, lanes))
+            parts = [self.b.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
     # -- threads ------------------------------------------------------------------------------------------------
 

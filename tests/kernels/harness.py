@@ -71,7 +71,7 @@ class Rig:
 
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
-                 scratch_bytes: int = 4096, partial_bytes: int = 0) -> None:  # fmt: skip
+                 scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0) -> None:  # fmt: skip
         """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()

@@ -85,9 +85,15 @@ def ragged_products(kind: Kind) -> Callable:
 
 
 def panel_products(kind: Kind, tokens: int) -> Callable:
-    """The accumulators of some tokens and four rows, plus one register of each row from a panel."""
+    """The accumulators of some tokens and four rows, plus one register of each row from a panel.
 
-    def body(isa: Any, total: list, x: Any, ldx: Any, panel: Any) -> Sequence:
+    Some of the next tile's activations at `ahead` are fetched: rows of x are short here and far apart.
+    """
+
+    def body(isa: Any, total: list, x: Any, ldx: Any, panel: Any, ahead: Any) -> Sequence:
+        for _ in range(fetched_tokens(tokens)):
+            isa.prefetch(ahead)
+            ahead = isa.b.add(ahead, ldx)
         values = []
         for _ in range(tokens):
             values.append(kind.x(isa, x))
@@ -98,7 +104,12 @@ def panel_products(kind: Kind, tokens: int) -> Callable:
                 total[t * ROWS + r] = kind.multiply(isa, values[t], weights, total[t * ROWS + r])
         return total
 
-    return unrolled(body, tokens * ROWS, i64, i64, i64, register=f32xn)
+    return unrolled(body, tokens * ROWS, i64, i64, i64, i64, register=f32xn)
+
+
+def fetched_tokens(tokens: int) -> int:
+    """Tokens of the next tile that each four rows of a panel fetch: together they fetch them all."""
+    return -(-tokens // (PANEL_ROWS // ROWS))
 
 
 def add_sums(tokens: int) -> Callable:
@@ -186,7 +197,8 @@ def copy_kernel(kind: Kind) -> Callable:
 
 def strip_kernel(kind: Kind, tokens: int) -> Callable:
     """Tiles of `tokens` tokens from `first` on, as many as are whole, over a panel; -> the next token."""
-    step, zero, product, store = kind.columns, zeros(tokens * ROWS, f32xn), panel_products(kind, tokens), add_sums(tokens)
+    step, fetched, zero = kind.columns, fetched_tokens(tokens), zeros(tokens * ROWS, f32xn)
+    product, store = panel_products(kind, tokens), add_sums(tokens)
 
     @jit
     def strip(first, count, x, ldx, panel, steps, rows, y, ldy, bias, accumulate):
@@ -194,8 +206,9 @@ def strip_kernel(kind: Kind, tokens: int) -> Callable:
             p = panel
             for r in range(0, rows, ROWS):
                 total, xt = zero(), x + first * ldx
+                ahead = (tokens + r // ROWS * fetched) * ldx
                 for _ in range(steps):
-                    total = product(total, xt, ldx, p)
+                    total = product(total, xt, ldx, p, xt + ahead)
                     xt += step * 4
                     p += ROWS * REGISTER
                 store(total, y + first * ldy + r * 4, ldy, bias + r * 4 if bias != 0 else 0, accumulate)

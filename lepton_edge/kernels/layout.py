@@ -5,6 +5,11 @@ GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
+# Row-major weights: sums over the lanes are taken after so many columns at most, and a thread's panel of so many rows of
+# so many columns fits L1 as floats.
+CHUNK, PANEL_ROWS = 512, 12
+PANEL_BYTES = CHUNK * PANEL_ROWS * 4
+
 # The key/value cache.  A page holds, for each layer and key/value head, K as [PAGE / 16][D][16] and V as [PAGE][D'],
 # D' = D rounded up to 16: scores of 16 positions are one register, and so are 16 values of a V row.
 PAGE = 128  # positions in a page

@@ -5,7 +5,7 @@ from typing import Any
 from llvmlite import ir
 
 from .avx512 import clamp_f16
-from .portable import I8, I16, I32, VF, VH, VI, VS, Portable, Value, call, constant
+from .portable import F32, HALF, I8, I16, I32, VH, VI, VS, Portable, Value, call, constant, fused, lanes_of
 
 BYTES, PAIRS, WORDS = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 
@@ -16,13 +16,15 @@ class AVX2(Portable):
     features = ""
     register_bytes, chains = 32, 6
     tiles = ((4, 1), (2, 1), (1, 1))
+    lanes = 8
+    plain_tokens = 3
     q8_bias_shift: int | None = None
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return call(self.b, "llvm.fma.v16f32", VF, a, b, c)
+        return fused(self.b, a, b, c)
 
     def widen_f16(self, v: Value) -> Value:
-        return self.b.fpext(self.b.bitcast(v, VH), VF)
+        return self.b.fpext(self.b.bitcast(v, lanes_of(HALF, v)), lanes_of(F32, v))
 
     def narrow_f16(self, v: Value) -> Value:
         return self.b.bitcast(self.b.fptrunc(clamp_f16(self, v), VH), VS)

@@ -32,23 +32,12 @@ def group_product(name: str, tokens: int, blocks: int) -> Callable:
 
     def body(isa: Any, total: list, weights: Any, scales: Any, x: Any, block_bytes: Any) -> Sequence:
         shift = 0 if name == "q4" else isa.q8_bias_shift
-        dot = isa.dot_q4 if name == "q4" else isa.dot_q8
         unpacked, scale = [], []
         for _ in range(blocks):
             unpacked.append(unpack(isa, name, weights, 0))
             scale.append(isa.load_f16(scales))
             weights, scales = isa.b.add(weights, block_bytes), isa.b.add(scales, block_bytes)
-        for t in range(tokens):
-            columns = [isa.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
-            x_scale = isa.broadcast_f32(x, tokens * 32 + 4 * t)
-            start = isa.zero_i32()
-            if shift is not None:
-                start = isa.shift_left(isa.broadcast_i32(x, tokens * 36 + 4 * t), shift)
-            for b in range(blocks):
-                i = t * blocks + b
-                product = isa.to_f32(dot(start, unpacked[b], columns))
-                total[i] = isa.fma(product, isa.mul(scale[b], x_scale), total[i])
-        return total
+        return isa.add_group(total, name, unpacked, scale, x, tokens, shift)
 
     return unrolled(body, tokens * blocks, i64, i64, i64, i64)
 

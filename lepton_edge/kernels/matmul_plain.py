@@ -10,12 +10,12 @@ from typing import Any
 from .common import at, count, take
 from .layout import THREADS
 from .ops import field
-from .simd.words import i64, jit, unrolled, zeros
+from .simd.words import ISA, i64, jit, unrolled, zeros
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2}
 ROW_FIELDS = ("x", "w", "y", "ldy", "rows", "bias", "accumulate", "ldx", "columns")
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
-TOKENS, ROWS = 4, 4  # the register tile: 16 accumulators
+TOKENS, ROWS = ISA.plain_tile
 
 
 def products(name: str, tokens: int, rows: int, ragged: bool) -> Callable:

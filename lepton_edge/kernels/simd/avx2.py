@@ -4,27 +4,19 @@ from typing import Any
 
 from llvmlite import ir
 
-from .avx512 import clamp_f16
-from .portable import I8, I16, I32, VF, VH, VI, VS, Portable, Value, call, constant
+from .native import Native
+from .portable import I8, I16, I32, VI, Value, call, constant
 
 BYTES, PAIRS, WORDS = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 
 
-class AVX2(Portable):
+class AVX2(Native):
     name = "avx2"
+    machine = "x86_64"
     cpu = "x86-64-v3"
     features = ""
     tiles = ((4, 1), (2, 1), (1, 1))
     q8_bias_shift: int | None = None
-
-    def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return call(self.b, "llvm.fma.v16f32", VF, a, b, c)
-
-    def widen_f16(self, v: Value) -> Value:
-        return self.b.fpext(self.b.bitcast(v, VH), VF)
-
-    def narrow_f16(self, v: Value) -> Value:
-        return self.b.bitcast(self.b.fptrunc(clamp_f16(self, v), VH), VS)
 
     def pause(self) -> None:
         call(self.b, "llvm.x86.sse2.pause", ir.VoidType())

@@ -38,9 +38,12 @@ class Portable:
     """Plain LLVM vectors: the instruction set called `generic`, and the base of the others."""
 
     name = "generic"
-    cpu, features = "x86-64", ""
+    machine: str | None = None  # the architecture that it is for; None: any
+    cpu, features = "generic", ""  # what LLVM may compile for
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
+    # The register tile of unpacked weights (tokens, rows).
+    plain_tile = (4, 4)
     # Widths in which query rows share a register of keys or values, widest first.
     query_rows: tuple[int, ...] = (4, 1)
     # The group dot product of q8 starts at (-8 * sum of x) << this, or at 0 where None (weights made signed first).
@@ -128,7 +131,7 @@ class Portable:
 
     def splat(self, scalar: Value, kind: Any) -> Value:
         one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
-        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(0, VI))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(0, ir.VectorType(I32, kind.count)))
 
     def splat_f32(self, scalar: Value) -> Value:
         return self.splat(scalar, VF)
@@ -299,6 +302,26 @@ class Portable:
                 )
                 start = self.b.add(start, self.b.mul(left, right))
         return start
+
+    def add_group(self, total: list[Value], name: str, weights: Sequence[Sequence[Value]], scales: Sequence[Value],
+                  x: Value, tokens: int, shift: int | None) -> list[Value]:  # fmt: skip
+        """A tile's sums plus the products of one group of 32 columns.
+
+        `weights` has eight unpacked registers for each block, `scales` one, and x is the address of the tokens' record:
+        32 int8 of each, an f32 scale of each, an i32 of each where its sum starts (`shift`ed; from 0 where None).
+        """
+        dot = self.dot_q4 if name == "q4" else self.dot_q8
+        for t in range(tokens):
+            columns = [self.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
+            x_scale = self.broadcast_f32(x, tokens * 32 + 4 * t)
+            start = self.zero_i32()
+            if shift is not None:
+                start = self.shift_left(self.broadcast_i32(x, tokens * 36 + 4 * t), shift)
+            for b, (block, scale) in enumerate(zip(weights, scales, strict=True)):
+                i = t * len(weights) + b
+                product = self.to_f32(dot(start, block, columns))
+                total[i] = self.fma(product, self.mul(scale, x_scale), total[i])
+        return total
 
     # -- threads ------------------------------------------------------------------------------------------------
 

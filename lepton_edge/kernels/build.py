@@ -3,7 +3,8 @@
     python -m lepton_edge.kernels.build ISA FOLDER OP …
 
 Each op becomes one object `FOLDER/OP.o` with one C function `lepton_OP(row, context, thread)`; it allocates nothing,
-raises nothing, and needs no symbol but those of `ALLOWED`.
+raises nothing, and needs no symbol but those of `ALLOWED`.  An instruction set of another architecture is compiled all
+the same: to ELF objects for Linux, which `tools/arm_under_qemu.py` runs.
 """
 
 import importlib
@@ -19,16 +20,35 @@ ALLOWED = {"memset", "memcpy", "memmove"}
 MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "walk", "probe")
 
 
-def prepare(isa: str) -> None:
-    """Choose the instruction set for this process; must come before Numba is imported."""
+def prepare(isa: str, machine: str | None = None) -> None:
+    """Choose the instruction set for this process; must come before Numba is imported.
+
+    `machine`: the architecture to compile for; without it the instruction set's own, or this one.
+    """
+    from .features import architecture
     from .machine import instruction_set
 
     kind = instruction_set(isa)
+    machine = machine or kind.machine or architecture()
+    if machine != architecture():
+        compile_for(f"{machine}-unknown-linux-gnu")
     os.environ["LEPTON_BUILD_ISA"] = isa
     os.environ["NUMBA_CPU_NAME"] = kind.cpu
     os.environ["NUMBA_CPU_FEATURES"] = kind.features
     # Kernels say which registers they use: vectorizers and -O3 only add compile time (a third) and code.
     os.environ |= {"NUMBA_OPT": "2", "NUMBA_LOOP_VECTORIZE": "0", "NUMBA_SLP_VECTORIZE": "0"}
+
+
+def compile_for(triple: str) -> None:
+    """Make Numba compile for another machine.
+
+    It takes target, data layout and costs from the triple of the process; what it compiles is never called here.
+    """
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    llvm.get_process_triple = lambda: triple
 
 
 def factories() -> dict[str, Any]:
@@ -41,6 +61,13 @@ def factories() -> dict[str, Any]:
 
 def compile_kernel(name: str, kernel: Any) -> bytes:
     """The object code of one kernel."""
+    module, machine = link(name, kernel)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def link(name: str, kernel: Any) -> tuple[Any, Any]:
+    """One kernel with all that it calls, as an LLVM module, and the target machine that makes code of it."""
     import llvmlite.binding as llvm
     from numba import njit, types
 
@@ -66,8 +93,7 @@ define void @{outer}(i64 %row, i64 %context, i64 %thread) {{
     unknown = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     if set(unknown) - ALLOWED:
         raise RuntimeError(f"kernel {name} needs symbols that are not there: {unknown}")
-    code: bytes = machine.emit_object(module)
-    return code
+    return module, machine
 
 
 def strip(module: Any, machine: Any) -> None:
@@ -88,8 +114,8 @@ def write(path: Path, code: bytes) -> None:
     os.replace(temporary, path)
 
 
-def main(isa: str, folder: str, *ops: str) -> None:
-    prepare(isa)
+def main(isa: str, folder: str, *ops: str, machine: str | None = None) -> None:
+    prepare(isa, machine)
     known = factories()
     for op in ops:
         write(Path(folder) / f"{op}.o", compile_kernel(op, known[op]()))

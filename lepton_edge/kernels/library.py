@@ -1,7 +1,8 @@
 """Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
 
-The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, and the instruction set, so an
-edit or an upgrade never meets old code.  Objects are written whole or not at all; several processes may build at once.
+The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, the instruction set and the
+machine, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; several processes may
+build at once.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from ..errors import MachineError
+from .features import architecture
 
 __all__ = ["cache_folder", "kernels"]
 
@@ -45,7 +47,7 @@ def object_folder(isa: str) -> Path:
     key = hashlib.sha256()
     for source in sorted(HERE.rglob("*.py")):
         key.update(source.read_bytes())
-    key.update(f"{version('numba')} {version('llvmlite')} {isa} {sys.platform}".encode())
+    key.update(f"{version('numba')} {version('llvmlite')} {isa} {sys.platform} {architecture()}".encode())
     return cache_folder() / f"{isa}-{key.hexdigest()[:20]}"
 
 

@@ -1,15 +1,17 @@
 """Which instruction sets there are, and which of them this CPU has.  Imports neither Numba nor a kernel."""
 
 import os
-import platform
 from functools import lru_cache
 
 from ..errors import MachineError
+from .features import architecture, cpu_features
 from .simd.avx2 import AVX2
 from .simd.avx512 import AVX512
 from .simd.avx512bf16 import AVX512BF16
 from .simd.avxvnni import AVXVNNI
 from .simd.emulated import emulated
+from .simd.i8mm import I8MM
+from .simd.neon import Neon
 from .simd.portable import Portable
 
 __all__ = ["available", "choose", "instruction_set"]
@@ -23,6 +25,8 @@ _SETS: tuple[tuple[type[Portable], tuple[str, ...]], ...] = (
     (AVX512, _V4),
     (AVXVNNI, (*_V3, "avxvnni")),
     (AVX2, _V3),
+    (I8MM, ("i8mm", "asimddp", "atomics")),
+    (Neon, ("asimddp", "atomics")),
     (Portable, ()),
 )
 
@@ -44,11 +48,8 @@ def instruction_set(name: str) -> type[Portable]:
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
     """Names of the instruction sets that this CPU has, best first."""
-    import llvmlite.binding as llvm
-
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    features = llvm.get_host_cpu_features() if x86 else {}
-    return tuple(kind.name for kind, needs in _SETS if all(features.get(need, False) for need in needs))
+    here, features = architecture(), cpu_features()
+    return tuple(kind.name for kind, needs in _SETS if kind.machine in (None, here) and features.issuperset(needs))
 
 
 def choose(requested: str | None = None) -> str:

@@ -4,14 +4,15 @@ from typing import Any
 
 from llvmlite import ir
 
-from .avx512 import clamp_f16
-from .portable import F32, HALF, I8, I16, I32, VH, VI, VS, Portable, Value, call, constant, fused, lanes_of
+from .native import Native
+from .portable import I8, I16, I32, VI, Value, call, constant
 
 BYTES, PAIRS, WORDS = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 
 
-class AVX2(Portable):
+class AVX2(Native):
     name = "avx2"
+    machine = "x86_64"
     cpu = "x86-64-v3"
     features = ""
     register_bytes, chains = 32, 6
@@ -19,15 +20,6 @@ class AVX2(Portable):
     lanes = 8
     plain_tokens = 3
     q8_bias_shift: int | None = None
-
-    def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return fused(self.b, a, b, c)
-
-    def widen_f16(self, v: Value) -> Value:
-        return self.b.fpext(self.b.bitcast(v, lanes_of(HALF, v)), lanes_of(F32, v))
-
-    def narrow_f16(self, v: Value) -> Value:
-        return self.b.bitcast(self.b.fptrunc(clamp_f16(self, v), VH), VS)
 
     def pause(self) -> None:
         call(self.b, "llvm.x86.sse2.pause", ir.VoidType())
@@ -88,22 +80,48 @@ class AVX2(Portable):
         """
         if tokens == 1:
             return super().group_products(name, total, weights, scales, x, block_bytes, tokens, blocks)
-        columns = self.columns_q4 if name == "q4" else self.columns_q8
         for b in range(blocks):
             sums: list[list[Value]] = [[constant(0, WORDS)] * 2 for _ in range(tokens)]
             for c in range(8):
-                columns(sums, weights, x, c)
+                self.add_columns(name, sums, weights, x, c)
                 sums = self.in_order(sums)
             scale = self.load_f16(scales)
             for t in range(tokens):
-                product = self.join(*sums[t])
-                if name == "q4":
-                    pairs = (self.widen_sums(self.b.bitcast(half, PAIRS)) for half in sums[t])
-                    product = self.b.add(self.join(*pairs), self.broadcast_i32(x, tokens * 36 + 4 * t))
+                product = self.to_f32(self.whole_sums(name, sums[t], x, tokens * 36 + 4 * t))
                 scaled = self.mul(scale, self.broadcast_f32(x, tokens * 32 + 4 * t))
-                total[t * blocks + b] = self.fma(self.to_f32(product), scaled, total[t * blocks + b])
+                total[t * blocks + b] = self.fma(product, scaled, total[t * blocks + b])
             weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
         return total
+
+    def add_columns(self, name: str, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+        """Add the products of columns 4c … 4c+3 to each token's two halves of sums: i16 pairs for q4, i32 for q8."""
+        halves = self.stored(name, weights, c)
+        signed = [self.signed_q8(half) for half in halves] if name == "q8" else []
+        for t, pair in enumerate(sums):
+            repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
+            for half in (0, 1):
+                if name == "q8":
+                    pair[half] = self.b.add(pair[half], self.product_q8(signed[half], repeated))
+                else:
+                    more = self.b.add(self.b.bitcast(pair[half], PAIRS), self.pair_sums(halves[half], repeated))
+                    pair[half] = self.b.bitcast(more, WORDS)
+
+    def stored(self, name: str, weights: Value, c: int) -> list[Value]:
+        """The two halves of a group's columns 4c … 4c+3, as unsigned bytes."""
+        halves = []
+        for half in (0, 1):
+            v = self.load(weights, 64 * (c if name == "q8" else c // 2) + 32 * half, WORDS)
+            if name == "q4":
+                v = self.b.and_(self.b.lshr(v, constant(4, WORDS)) if c % 2 else v, constant(0x0F0F0F0F, WORDS))
+            halves.append(self.b.bitcast(v, BYTES))
+        return halves
+
+    def whole_sums(self, name: str, pair: list[Value], x: Value, start: int) -> Value:
+        """A token's sums of a group as i32; q4 still lacks what its record holds at x + start."""
+        if name == "q8":
+            return self.join(*pair)
+        words = (self.widen_sums(self.b.bitcast(half, PAIRS)) for half in pair)
+        return self.b.add(self.join(*words), self.broadcast_i32(x, start))
 
     def in_order(self, sums: list[list[Value]]) -> list[list[Value]]:
         """The same values, but computed by now: LLVM would reorder the sums token by token, and spill the weights."""
@@ -114,24 +132,3 @@ class AVX2(Portable):
         result = self.b.asm(kind, "", ",".join(constraints), flat, side_effect=True)
         flat = [self.b.extract_value(result, i) for i in range(len(flat))]
         return [flat[i : i + 2] for i in range(0, len(flat), 2)]
-
-    def columns_q4(self, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
-        """Add the products of columns 4c … 4c+3 to each token's two halves of i16 pair sums (see `dot_q4`)."""
-        halves = []
-        for half in (0, 1):
-            v = self.load(weights, 64 * (c // 2) + 32 * half, WORDS)
-            v = self.b.and_(self.b.lshr(v, constant(4, WORDS)) if c % 2 else v, constant(0x0F0F0F0F, WORDS))
-            halves.append(self.b.bitcast(v, BYTES))
-        for t, pair in enumerate(sums):
-            repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
-            for half in (0, 1):
-                old = self.b.bitcast(pair[half], PAIRS)
-                pair[half] = self.b.bitcast(self.b.add(old, self.pair_sums(halves[half], repeated)), WORDS)
-
-    def columns_q8(self, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
-        """Add the products of columns 4c … 4c+3 to each token's two halves of i32 sums."""
-        halves = [self.signed_q8(self.load(weights, 64 * c + 32 * half, BYTES)) for half in (0, 1)]
-        for t, pair in enumerate(sums):
-            repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
-            for half in (0, 1):
-                pair[half] = self.b.add(pair[half], self.product_q8(halves[half], repeated))

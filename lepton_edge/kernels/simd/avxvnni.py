@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from llvmlite import ir
-
 from .avx2 import AVX2, WORDS
 from .avx512 import AVX512
 from .portable import Portable, Value, call
@@ -27,3 +25,14 @@ class AVXVNNI(AVX2):
         for w, a in zip(weights, x, strict=True):
             start = self.dot4(start, w, a)
         return start
+
+    def add_columns(self, name: str, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+        """As AVX2, but all sums are i32."""
+        stored = self.join(*(self.b.bitcast(half, WORDS) for half in self.stored(name, weights, c)))
+        for t, pair in enumerate(sums):
+            total = self.dot4(self.join(*pair), stored, self.broadcast_i32(x, 32 * t + 4 * c))
+            pair[:] = (self.b.bitcast(half, WORDS) for half in self.split(total))
+
+    def whole_sums(self, name: str, pair: list[Value], x: Value, start: int) -> Value:
+        shift = 0 if name == "q4" else AVX512.q8_bias_shift or 0
+        return self.b.add(self.join(*pair), self.shift_left(self.broadcast_i32(x, start), shift))

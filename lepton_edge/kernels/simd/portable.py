@@ -48,7 +48,8 @@ class Portable:
     """Plain LLVM vectors: the instruction set called `generic`, and the base of the others."""
 
     name = "generic"
-    cpu, features = "x86-64", ""
+    machine: str | None = None  # the architecture that it is for; None: any
+    cpu, features = "generic", ""  # what LLVM may compile for
     register_bytes, register_letter = 16, "x"  # of the machine: its width, and how inline assembly calls its kind
     chains = 3  # accumulators of the probes: twelve registers of the machine hide what an fma takes, up to 5 cycles
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
@@ -158,7 +159,7 @@ class Portable:
         return self.b.fadd(a, b)
 
     def add_if(self, value: Value, address: Value, offset: int, condition: Value) -> Value:
-        """A value, plus the float (or floats) at address + offset where the condition is not 0 (else it is not read)."""
+        """A value, plus the float(s) at address + offset where the condition is not 0 (else they are not read)."""
         taken = self.b.icmp_signed("!=", condition, ir.Constant(I64, 0))
         before = self.b.block
         with self.b.if_then(taken):
@@ -305,7 +306,7 @@ class Portable:
         return {"f32": lambda v: v, "f16": self.widen_f16, "bf16": self.widen_bf16}[name](value)
 
     def load_pairs(self, address: Value, offset: int = 0, n: Value | None = None) -> Value:
-        """2 * `lanes` bf16 numbers; of them the first n, and zeros, where n is given.  As floats: no type is for pairs."""
+        """2 * `lanes` bf16 numbers; of them the first n, and zeros, where n is given.  Typed as floats."""
         kind = ir.VectorType(I16, 2 * self.lanes)
         if n is None:
             value = self.load(address, offset, kind)
@@ -323,9 +324,9 @@ class Portable:
         """total[lane] + the products of the lane's upper and of its lower bf16, rounded after each."""
         words = lanes_of(I32, total)
         a, b = self.b.bitcast(a, words), self.b.bitcast(b, words)
-        upper = (self.b.bitcast(self.b.and_(v, constant(-65536, words)), total.type) for v in (a, b))
-        lower = (self.b.bitcast(self.b.shl(v, constant(16, words)), total.type) for v in (a, b))
-        return self.fma(*lower, self.fma(*upper, total))
+        c, d = (self.b.bitcast(self.b.and_(v, constant(-65536, words)), total.type) for v in (a, b))
+        a, b = (self.b.bitcast(self.b.shl(v, constant(16, words)), total.type) for v in (a, b))
+        return self.fma(a, b, self.fma(c, d, total))
 
     def sum_four(self, a: Value, b: Value, c: Value, d: Value) -> Value:
         """The sums over the lanes of four registers, <4 x float>: always in the same order."""
@@ -406,23 +407,30 @@ class Portable:
         weights, scales: addresses in the first block; x: the group's record of the tile (see `layout.RECORD`).
         Here all weights of the group are unpacked first, which takes 8 registers a block.
         """
-        shift = 0 if name == "q4" else self.q8_bias_shift
-        dot = self.dot_q4 if name == "q4" else self.dot_q8
         unpacked, scale = [], []
         for _ in range(blocks):
             unpacked.append(self.unpack(name, weights))
             scale.append(self.load_f16(scales))
             weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+        return self.add_group(total, name, unpacked, scale, x, tokens, 0 if name == "q4" else self.q8_bias_shift)
+
+    def add_group(self, total: list[Value], name: str, weights: Sequence[Sequence[Value]], scales: Sequence[Value],
+                  x: Value, tokens: int, shift: int | None) -> list[Value]:  # fmt: skip
+        """The same from unpacked weights: eight registers for each block, and one of scales.
+
+        The integer sum of a token starts where its record says, shifted left, or from 0 where `shift` is None.
+        """
+        dot = self.dot_q4 if name == "q4" else self.dot_q8
         for t in range(tokens):
             columns = [self.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
             x_scale = self.broadcast_f32(x, tokens * 32 + 4 * t)
             start = self.zero_i32()
             if shift is not None:
                 start = self.shift_left(self.broadcast_i32(x, tokens * 36 + 4 * t), shift)
-            for b in range(blocks):
-                i = t * blocks + b
-                product = self.to_f32(dot(start, unpacked[b], columns))
-                total[i] = self.fma(product, self.mul(scale[b], x_scale), total[i])
+            for b, (block, scale) in enumerate(zip(weights, scales, strict=True)):
+                i = t * len(weights) + b
+                product = self.to_f32(dot(start, block, columns))
+                total[i] = self.fma(product, self.mul(scale, x_scale), total[i])
         return total
 
     # -- probes -------------------------------------------------------------------------------------------------

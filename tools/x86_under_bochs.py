@@ -56,7 +56,7 @@ INIT = """\
 /bin/busybox ifconfig lo 127.0.0.1 up
 cd /project
 export PATH=/bin HOME=/tmp LEPTON_CACHE=/cache PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 LD_LIBRARY_PATH=/lib
-{python} -m pytest -q -p no:cacheprovider {arguments}
+{python} -m pytest -q --color=no -p no:cacheprovider {arguments}
 /bin/busybox echo "pytest's exit code: $?"
 /bin/busybox poweroff -f
 """
@@ -89,8 +89,8 @@ def copy_libraries(root: Path) -> None:
     needed: set[Path] = set()
     found = [path for path in root.rglob("*") if path.is_file() and (".so" in path.name or os.access(path, os.X_OK))]
     for path in found:
-        output = subprocess.run(["ldd", "/" / path.relative_to(root)], capture_output=True, text=True).stdout
-        needed.update(Path(word) for word in output.split() if word.startswith("/"))
+        output = subprocess.run(["ldd", path], capture_output=True, text=True).stdout
+        needed.update(Path(word) for word in output.split() if word.startswith("/") and not word.startswith(str(root)))
     for library in needed:
         if not (root / library.relative_to("/")).exists():
             copy(library, root)

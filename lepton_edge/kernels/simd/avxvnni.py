@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from llvmlite import ir
-
 from .avx2 import AVX2, WORDS
 from .avx512 import AVX512
 from .portable import Portable, Value, call

@@ -5,8 +5,8 @@ GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
-# Row-major weights: sums over the lanes are taken after so many columns at most, and a thread's panel of so many rows
-# of so many columns fits L1 as floats.
+# Row-major weights: the sums over the lanes are taken after so many columns at most; as floats, a panel of so many rows
+# of so many columns fits L1.
 CHUNK, PANEL_ROWS = 512, 12
 PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 

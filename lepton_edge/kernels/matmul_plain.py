@@ -4,7 +4,7 @@ Four rows share the registers of x.  The lanes of an accumulator are columns: th
 columns, and the sums are added to y.  So a token's sums have one order, whatever else is in the batch.
 
 One token reads the rows where they lie.  Several copy a panel of rows into L1 first: as floats, and a step's registers
-of four rows side by side, so that they are converted once for all tokens and no two lines of a panel share a cache set.
+of four rows side by side, so that they are converted once for all tokens and rows far apart share no cache set.
 Where the machine multiplies pairs of bf16, a register holds twice as many columns, and nothing is converted but x.
 """
 
@@ -188,7 +188,7 @@ def copy_kernel(kind: Kind) -> Callable:
                 whole(source, target, 0)
                 source += step * size
                 target += ROWS * REGISTER
-            for _ in range(columns - here // step * step, 0, -step):
+            for _ in range(steps - here // step):
                 ragged(source, target, here % step)
                 target += ROWS * REGISTER
 

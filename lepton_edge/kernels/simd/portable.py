@@ -159,7 +159,7 @@ class Portable:
         return self.b.fadd(a, b)
 
     def add_if(self, value: Value, address: Value, offset: int, condition: Value) -> Value:
-        """A value, plus the float(s) at address + offset where the condition is not 0 (else they are not read)."""
+        """A value, plus the float (or floats) at address + offset where the condition is not 0 (else not read)."""
         taken = self.b.icmp_signed("!=", condition, ir.Constant(I64, 0))
         before = self.b.block
         with self.b.if_then(taken):
@@ -306,7 +306,7 @@ class Portable:
         return {"f32": lambda v: v, "f16": self.widen_f16, "bf16": self.widen_bf16}[name](value)
 
     def load_pairs(self, address: Value, offset: int = 0, n: Value | None = None) -> Value:
-        """2 * `lanes` bf16 numbers; of them the first n, and zeros, where n is given.  Typed as floats."""
+        """2 * `lanes` bf16 numbers, or the first n and zeros; as a register of floats, for want of a type of pairs."""
         kind = ir.VectorType(I16, 2 * self.lanes)
         if n is None:
             value = self.load(address, offset, kind)
@@ -324,16 +324,15 @@ class Portable:
         """total[lane] + the products of the lane's upper and of its lower bf16, rounded after each."""
         words = lanes_of(I32, total)
         a, b = self.b.bitcast(a, words), self.b.bitcast(b, words)
-        c, d = (self.b.bitcast(self.b.and_(v, constant(-65536, words)), total.type) for v in (a, b))
-        a, b = (self.b.bitcast(self.b.shl(v, constant(16, words)), total.type) for v in (a, b))
-        return self.fma(a, b, self.fma(c, d, total))
+        a_upper, b_upper = (self.b.bitcast(self.b.and_(v, constant(-65536, words)), total.type) for v in (a, b))
+        a_lower, b_lower = (self.b.bitcast(self.b.shl(v, constant(16, words)), total.type) for v in (a, b))
+        return self.fma(a_lower, b_lower, self.fma(a_upper, b_upper, total))
 
     def sum_four(self, a: Value, b: Value, c: Value, d: Value) -> Value:
         """The sums over the lanes of four registers, <4 x float>: always in the same order."""
-        lanes = range(a.type.count)
-        while len(lanes) > 4 and a.type.count > 8:
+        if a.type.count > 8:
             a, b, c, d = (self.fold(v) for v in (a, b, c, d))
-            lanes = range(a.type.count)
+        lanes = range(a.type.count)
 
         def both(u: Value, v: Value, low: Sequence[int], high: Sequence[int]) -> Value:
             """Lanes picked in every four of u (0..3) and v (4..7), added."""

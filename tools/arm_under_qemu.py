@@ -2,8 +2,8 @@
 
     python tools/arm_under_qemu.py [--folder FOLDER] [--cpu CPU] [PYTEST ARGUMENT …]
 
-Without arguments for pytest: tests/kernels on every instruction set that the CPU has, then tests/models on each ARM one;
-but for tests/kernels/test_library.py, which is about the cache and compiles for seven minutes there.
+Without arguments for pytest: tests/kernels on every instruction set that the CPU has, then tests/models on the ARM ones.
+tests/kernels/test_library.py, which is about the cache and compiles for seven minutes there, is left out.
 Needs an x86 Debian with qemu-user-static, network the first time, and an environment with numba and pip.
 
 An arm64 Python and the wheels of this environment's versions go into FOLDER.  The kernels are cross-compiled here,
@@ -90,9 +90,9 @@ class Emulator:
 
     def ask(self, code: str) -> list[str]:
         """The lines that a piece of Python prints there."""
-        command = [self.python, "-c", code]
-        run = subprocess.run(command, cwd=REPOSITORY, env=self.environment(), check=True, capture_output=True, text=True)
-        return run.stdout.split("\n")[:-1]
+        command, environment = [self.python, "-c", code], self.environment()
+        run = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        return run.stdout.splitlines()
 
     def test(self, *arguments: str, **more: str) -> str:
         """Runs pytest, showing what it prints; -> its last line, which counts the tests."""

@@ -175,7 +175,7 @@ def test_choose(monkeypatch):
     monkeypatch.setenv("LEPTON_ISA", "generic")
     assert choose() == "generic"
     monkeypatch.setenv("LEPTON_ISA", "mmx")
-    with pytest.raises(MachineError, match="LEPTON_ISA: no instruction set 'mmx'; known are avx512, avx2, i8mm, neon, generic"):
+    with pytest.raises(MachineError, match="no instruction set 'mmx'; known are avx512, avx2, i8mm, neon, generic"):
         choose()
     with pytest.raises(MachineError, match="no instruction set ''"):
         instruction_set("")

@@ -2,7 +2,7 @@
 
     python tools/arm_under_qemu.py [--folder FOLDER] [--cpu CPU] [PYTEST ARGUMENT …]
 
-Without arguments for pytest: tests/kernels on every instruction set that the CPU has, then tests/models on the ARM ones.
+Without such arguments: tests/kernels on every instruction set that the CPU has, then tests/models on those of ARM.
 tests/kernels/test_library.py, which is about the cache and compiles for seven minutes there, is left out.
 Needs an x86 Debian with qemu-user-static, network the first time, and an environment with numba and pip.
 

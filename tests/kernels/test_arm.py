@@ -51,7 +51,7 @@ def test_inner_loops():
 
 
 def test_every_kernel_is_an_aarch64_object(compiled):
-    isa, folder = compiled
+    _, folder = compiled
     assert {path.stem for path in folder.glob("*.o")} == {*OPS, "walk"}
     for path in folder.glob("*.o"):
         code = path.read_bytes()

@@ -12,7 +12,8 @@ from lepton_edge.errors import MachineError
 from lepton_edge.version import __version__
 
 PACKAGES = ("numpy", "numba", "llvmlite", "tokenizers", "safetensors")
-FEATURES = ("avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "amx-int8")
+FEATURES = ("avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "amx-int8",
+            "asimddp", "i8mm", "atomics")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +62,10 @@ def _package(name: str, problems: list[str]) -> str:
 
 
 def _features() -> str:
-    import llvmlite.binding as llvm
+    from lepton_edge.kernels.features import cpu_features
 
-    found = llvm.get_host_cpu_features()
-    return ", ".join(name for name in FEATURES if found.get(name)) or f"none of {', '.join(FEATURES)}"
+    found = cpu_features()
+    return ", ".join(name for name in FEATURES if name in found) or f"none of {', '.join(FEATURES)}"
 
 
 def _cache(folder: Path, problems: list[str]) -> str:

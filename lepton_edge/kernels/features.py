@@ -1,4 +1,4 @@
-"""What this CPU can do.  llvmlite knows it for x86; elsewhere it hardly does, so ARM systems are asked."""
+"""What the CPU of this process can do: llvmlite knows it for x86, and hardly for ARM, where the system is asked."""
 
 import ctypes
 import sys

@@ -1,8 +1,8 @@
 """Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
 
-The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, the instruction set and the
-machine, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; several processes may
-build at once.
+The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, the instruction set, the system and
+the architecture, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; several
+processes may build at once.
 """
 
 import ctypes

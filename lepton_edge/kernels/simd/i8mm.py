@@ -36,8 +36,8 @@ class I8MM(Neon):
         """Tokens in pairs, and rows in pairs: zipping two registers makes eight columns of a row lie together."""
         if len(starts) == 1:
             return super().products(starts, codes, columns)
-        pairs = zip(codes[::2], codes[1::2], strict=True)
-        eights = [[self.pick(a, b, lanes) for lanes in (LOW, HIGH)] for a, b in pairs]
+        fours = zip(codes[::2], codes[1::2], strict=True)
+        eights = [[self.pick(a, b, lanes) for lanes in (LOW, HIGH)] for a, b in fours]
         found = []
         for t in range(0, len(starts), 2):
             start = self.pick(starts[t], starts[t + 1], LOW)

@@ -1,7 +1,7 @@
 """The CPU executor: a program bound to memory, threads and a cache, run a batch of tokens at a time."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, SPLIT_ITEMS
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
-from ..program.batch import Ints, read_batch
+from ..program.batch import Batch, Ints, read_batch
+from ..program.summary import Summary, heats
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -52,7 +53,8 @@ class Engine:
                  notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
-        self.vocab, self.context, self.max_batch = program.vocab, program.context, MAX_BATCH
+        self.vocab, self.context = program.vocab, program.context
+        self.max_batch, self.max_wanted = MAX_BATCH, MAX_WANTED
         self._source = source
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
@@ -69,6 +71,9 @@ class Engine:
         self._ids, self._positions, self._slots, self._picks = self._inputs[:4]
         self._tiles = self._inputs[4:].reshape(-1, 2)
         self._counts = np.zeros(3, np.int64)
+        self._heats = np.ones(MAX_WANTED, np.float32)
+        self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
+        self._top_ids = self._wanted("top_ids").view(np.int32)
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
@@ -79,7 +84,7 @@ class Engine:
             program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
             self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
-            0, self._partials.ctypes.data,
+            0, self._partials.ctypes.data, self._heats.ctypes.data,
         ]  # fmt: skip
 
     @classmethod
@@ -167,12 +172,10 @@ class Engine:
         Cancelled after `cancel`; the sequences' lengths then count only steps that were finished.
         """
         with self._lock:
-            ids, where, at, picks = read_batch(
-                tokens, slots, positions, wanted,
-                vocab=self.vocab, context=self.context, lengths=self._pages.lengths,
-            )  # fmt: skip
+            ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             out = np.empty((len(picks), self.vocab), np.float32)
             self._pool.ready()
+            self._context[ROWS // 8] = self.program.logits_rows
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
@@ -180,10 +183,35 @@ class Engine:
                 if limit < len(picks) and picks[limit] < stop:
                     stop = int(picks[limit])
                 here = picks[done : np.searchsorted(picks, stop)]
-                logits = self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
-                out[done : done + len(here)] = logits[:, : self.vocab]
+                self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
+                out[done : done + len(here)] = self._logits[: len(here), : self.vocab]
                 start, done = stop, done + len(here)
             return out
+
+    def step(
+        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, temperatures: Sequence[float] | None = None
+    ) -> Summary:
+        """As `forward`, without a copy: -> what the engine's memory says of the wanted tokens, until the next call.
+
+        At most `max_batch` tokens and `max_wanted` wanted ones (else RequestError); temperatures: [M] numbers above 0
+        for `Summary.heated`; None for 1.  A thread must not let another one step before it has read the summary.
+        """
+        with self._lock:
+            ids, where, at, picks = self._read(tokens, slots, positions, wanted)
+            n, m = len(ids), len(picks)
+            if n > MAX_BATCH or m > MAX_WANTED:
+                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {MAX_WANTED}")
+            if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
+                raise RequestError(f"temperatures: expected {m} numbers above 0")
+            self._heats[:m] = 1 if temperatures is None else heats(np.array(temperatures, np.float64))
+            if n:
+                self._pool.ready()
+                self._context[ROWS // 8] = len(self._table)
+                self._step(ids, where, at, picks)
+            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
+            return Summary(
+                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
+            )
 
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
@@ -194,8 +222,18 @@ class Engine:
         with self._lock:
             self._pool.close()
 
-    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> NDArray[np.float32]:
-        """One pass over the program for at most MAX_BATCH checked tokens; -> a view of the logits [M, ld]."""
+    def _read(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> Batch:
+        """The lists as int64 arrays, checked."""
+        return read_batch(
+            tokens, slots, positions, wanted, vocab=self.vocab, context=self.context, lengths=self._pages.lengths
+        )
+
+    def _wanted(self, name: str) -> Array:
+        """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
+        return self._buffers[name].reshape(MAX_WANTED, -1)
+
+    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
+        """One pass over the program for at most MAX_BATCH checked tokens."""
         self._source.check_unchanged()
         n, m = len(ids), len(picks)
         ends = {slot: int(positions[slots == slot][-1]) + 1 for slot in set(slots.tolist())}
@@ -209,8 +247,6 @@ class Engine:
         if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
             raise Cancelled("stopped by cancel()")
         self._pages.lengths.update(ends)
-        logits = self._buffers["logits"].view(np.float32).reshape(MAX_WANTED, -1)
-        return logits[:m]
 
     def _cut_tiles(self, slots: Array) -> int:
         """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""

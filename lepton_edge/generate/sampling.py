@@ -79,10 +79,9 @@ class Sampler:
         penalty, scores = self._params.repeat_penalty, values
         places = np.arange(ids.size)
         if penalty != 1.0:
-            places = np.argsort(ids)  # equal scores go by id
-            scores = penalised(values, np.flatnonzero(self._seen[ids]), penalty)[places]
-            order = falling(scores)
-            places, scores, total = places[order], scores[order], math.nan
+            scores = penalised(values, self._seen[ids].nonzero()[0], penalty)
+            places, total = np.lexsort((ids, -scores)), math.nan  # falling; equal ones by id
+            scores = scores[places]
             if ids.size < self._vocab:
                 # No other token is above the last one, if the penalty lowers (-inf becomes the lowest finite number).
                 least = max(float(values[-1]), -LIMIT) if penalty > 1.0 else math.inf
@@ -128,7 +127,7 @@ def penalised(logits: Floats, seen: Ids, penalty: float) -> Floats:
     values = logits[seen].astype(np.float64)
     with np.errstate(over="ignore"):
         changed = np.where(values > 0, values / penalty, values * penalty)
-    scores[seen] = np.clip(changed, -LIMIT, LIMIT)
+    scores[seen] = np.minimum(np.maximum(changed, -LIMIT), LIMIT)
     return scores
 
 
@@ -176,9 +175,8 @@ def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float) -
     if params.top_p < 1.0:
         if limited:
             total = float(weights.sum()) if complete else math.nan
-        spread = 0.0 if limited else ROUNDING
-        edges = params.top_p * total * np.array([1 - spread, 1 + spread])
-        low, high = np.searchsorted(np.cumsum(weights), edges).tolist()
+        edges, spread = weights.cumsum(), 0.0 if limited else ROUNDING
+        low, high = (int(edges.searchsorted(params.top_p * total * (1 + way * spread))) for way in (-1, 1))
         if low != high or math.isnan(total):
             return None
         if low < kept:
@@ -211,14 +209,14 @@ def falling(scores: Floats) -> Ids:
 
 def nucleus(weights: Doubles, share: float, total: float) -> int:
     """How many of the falling `weights` it takes to reach `share` of `total`; at least one, at most all."""
-    reached = int(np.searchsorted(np.cumsum(weights), share * total))
+    reached = int(weights.cumsum().searchsorted(share * total))
     return min(reached + 1, weights.size)
 
 
 def draw(ids: Ids, weights: Doubles, point: float) -> int:
     """The id in which `point`, from 0 to below 1, falls when the ids share that interval by their weights."""
-    edges = np.cumsum(weights)
-    index = int(np.searchsorted(edges, point * edges[-1], side="right"))
+    edges = weights.cumsum()
+    index = int(edges.searchsorted(point * edges[-1], side="right"))
     return int(ids[min(index, ids.size - 1)])
 
 

@@ -174,5 +174,4 @@ class Sequence:
 
     def _places(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Slots and positions int32 [count] of the next tokens."""
-        positions = np.arange(self.length, self.length + count, dtype=np.int32)
-        return np.full_like(positions, self.slot), positions
+        return np.full(count, self.slot, np.int32), np.arange(self.length, self.length + count, dtype=np.int32)

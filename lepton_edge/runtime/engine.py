@@ -16,7 +16,7 @@ from ..kernels.ops import COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
-from ..program.summary import Summary, heats
+from ..program.summary import Summary, heat
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -74,6 +74,8 @@ class Engine:
         self._heats = np.ones(MAX_WANTED, np.float32)
         self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
         self._top_ids = self._wanted("top_ids").view(np.int32)
+        self._summaries: dict[int, Summary] = {}
+        self._step_bytes = program.step_bytes
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
@@ -203,15 +205,13 @@ class Engine:
                 raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {MAX_WANTED}")
             if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
                 raise RequestError(f"temperatures: expected {m} numbers above 0")
-            self._heats[:m] = 1 if temperatures is None else heats(np.array(temperatures, np.float64))
+            for i in range(m):
+                self._heats[i] = 1.0 if temperatures is None else heat(temperatures[i])
             if n:
                 self._pool.ready()
                 self._context[ROWS // 8] = len(self._table)
                 self._step(ids, where, at, picks)
-            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
-            return Summary(
-                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
-            )
+            return self._summary(m)
 
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
@@ -232,30 +232,39 @@ class Engine:
         """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
         return self._buffers[name].reshape(MAX_WANTED, -1)
 
+    def _summary(self, m: int) -> Summary:
+        """Views of what the last step left of its m wanted tokens; made once for each m."""
+        if m not in self._summaries:
+            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
+            self._summaries[m] = Summary(
+                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
+            )
+        return self._summaries[m]
+
     def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
         """One pass over the program for at most MAX_BATCH checked tokens."""
         self._source.check_unchanged()
         n, m = len(ids), len(picks)
-        ends = {slot: int(positions[slots == slot][-1]) + 1 for slot in set(slots.tolist())}
+        where = slots.tolist()
+        ends = {slot: position + 1 for slot, position in zip(where, positions.tolist(), strict=True)}
         for slot, end in ends.items():
             self._pages.reserve(slot, end)
         self._fill_rope(max(ends.values()))
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
-        self._counts[:] = n, m, self._cut_tiles(slots)
+        self._counts[:] = n, m, self._cut_tiles(where)
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
-        if self._pool.run(self._context.ctypes.data, n * self.program.step_bytes > SHORT_STEP):
+        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP):
             raise Cancelled("stopped by cancel()")
         self._pages.lengths.update(ends)
 
-    def _cut_tiles(self, slots: Array) -> int:
+    def _cut_tiles(self, slots: list[int]) -> int:
         """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
-        edges = np.flatnonzero(np.diff(slots)) + 1
-        count = 0
-        for start, stop in zip((0, *edges.tolist()), (*edges.tolist(), len(slots)), strict=True):
-            for first in range(start, stop, self.program.query_tile):
-                self._tiles[count] = first, min(self.program.query_tile, stop - first)
-                count += 1
+        count = start = 0
+        for stop in range(1, len(slots) + 1):
+            if stop == len(slots) or slots[stop] != slots[start] or stop - start == self.program.query_tile:
+                self._tiles[count] = start, stop - start
+                count, start = count + 1, stop
         return count
 
     def _fill_rope(self, positions: int) -> None:

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from lepton_edge.errors import Cancelled
+from lepton_edge.program.summary import Summary, summarise
 
 
 class FakeEngine:
@@ -62,6 +63,9 @@ class FakeEngine:
         finally:
             self._running = False
             self._busy.release()
+
+    def step(self, tokens, slots, positions, wanted, temperatures=None) -> Summary:
+        return summarise(self.forward(tokens, slots, positions, wanted), temperatures)
 
     def _forward(self, tokens, slots, positions, wanted) -> np.ndarray:
         assert not self.closed

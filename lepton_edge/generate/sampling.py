@@ -2,11 +2,15 @@
 
 Order: repeat penalty, temperature, top-k, top-p, min-p, then a draw. Each of the three filters keeps the likeliest
 tokens, so what remains is a prefix of the tokens in falling order; only that prefix is ever sorted.
+
+The step's own summary of its logits names the likeliest tokens. Where they are provably all that matters, a token is
+drawn from them, else from all logits: both ways draw the same token from the same random state.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +18,18 @@ from numpy.typing import NDArray
 from lepton_edge.errors import ModelError
 from lepton_edge.generate.params import SamplingParams
 
+if TYPE_CHECKING:
+    from lepton_edge.program.summary import Summary
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.intp]
 
 NUCLEUS = 256  # tokens sorted at first when only top_p limits them
+LIMIT = float(np.finfo(np.float32).max)
+# How far the totals of two executions may be apart, relatively: exponents, at most ln V on average, are rounded three
+# times (2**-24) in each, exp is off by 2e-7, and about 210 terms are added one after the other.
+ROUNDING = 3e-5
 
 
 class Sampler:
@@ -32,10 +43,53 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt: NDArray[np.int32], vocab: int) -> None:
         self._params = params
+        self._vocab = vocab
         self._random = np.random.Generator(np.random.PCG64(params.seed)) if params.temperature > 0 else None
         self._seen = np.zeros(vocab, bool)
         self._seen[prompt] = True
         self._scratch = np.empty(vocab, np.float32)
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which `choose` needs `Summary.heated`."""
+        return self._params.temperature or 1.0
+
+    def choose(self, summary: Summary, index: int) -> tuple[int, float]:
+        """As `pick`, for the token of number `index` in a step's summary."""
+        ids, values, total = summary.ids[index], summary.values[index], float(summary.sums[index])
+        peak = float(values[0])
+        if not math.isfinite(peak + total):
+            return self.pick(summary.logits[index])  # it raises
+        if self._random is None and self._params.repeat_penalty == 1.0:
+            place = 0
+        else:
+            kept = self._shortlist(ids, values, float(summary.heated[index]))
+            if kept is None:
+                return self.pick(summary.logits[index])
+            place = int(kept[0][0]) if self._random is None else draw(*kept, self._random.random())
+        token = int(ids[place])
+        self._seen[token] = True
+        return token, float(values[place]) - (peak + math.log(total))
+
+    def _shortlist(self, ids: NDArray[np.int32], values: Floats, total: float) -> tuple[Ids, Doubles] | None:
+        """What penalty and filters leave of the likeliest tokens `ids`, as places in it, likeliest first, and weights.
+
+        values: their logits. total: of the weights of all tokens, before the penalty. None where others may matter.
+        """
+        penalty, scores = self._params.repeat_penalty, values
+        places = np.arange(ids.size)
+        if penalty != 1.0:
+            scores = penalised(values, self._seen[ids].nonzero()[0], penalty)
+            places, total = np.lexsort((ids, -scores)), math.nan  # falling; equal ones by id
+            scores = scores[places]
+            if ids.size < self._vocab:
+                # No other token is above the last one, if the penalty lowers (-inf becomes the lowest finite number).
+                least = max(float(values[-1]), -LIMIT) if penalty > 1.0 else math.inf
+                scores = scores[: np.count_nonzero(scores > least)]
+        if self._random is None or not scores.size:
+            return (places, np.ones(1)) if scores.size else None
+        weights = filtered(scores, self._params, self._vocab, total)
+        return None if weights is None else (places[: weights.size], weights)
 
     def pick(self, logits: Floats) -> tuple[int, float]:
         """The next token and its log-probability under the model (before penalty, temperature and filters).
@@ -73,8 +127,7 @@ def penalised(logits: Floats, seen: Ids, penalty: float) -> Floats:
     values = logits[seen].astype(np.float64)
     with np.errstate(over="ignore"):
         changed = np.where(values > 0, values / penalty, values * penalty)
-    limit = float(np.finfo(np.float32).max)
-    scores[seen] = np.clip(changed, -limit, limit)
+    scores[seen] = np.minimum(np.maximum(changed, -LIMIT), LIMIT)
     return scores
 
 
@@ -108,6 +161,33 @@ def candidates(scores: Floats, params: SamplingParams, scratch: Floats) -> tuple
     return ids[:kept], weights[:kept]
 
 
+def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float) -> Doubles | None:
+    """The weights of those that top-k, top-p and min-p leave of the likeliest tokens; None where it needs others too.
+
+    scores: [N], falling; no other token of the `vocab` has more. total: of the weights of all tokens, NaN if unknown.
+    """
+    limited = 0 < params.top_k < vocab
+    if limited:
+        scores = scores[: params.top_k]
+    complete = scores.size == (params.top_k if limited else vocab)
+    weights = _doubles(scores, float(scores[0]), params.temperature)
+    kept = weights.size
+    if params.top_p < 1.0:
+        if limited:
+            total = float(weights.sum()) if complete else math.nan
+        edges, spread = weights.cumsum(), 0.0 if limited else ROUNDING
+        low, high = (int(edges.searchsorted(params.top_p * total * (1 + way * spread))) for way in (-1, 1))
+        if low != high or math.isnan(total):
+            return None
+        if low < kept:
+            kept, complete = low + 1, True
+    if params.min_p > 0.0:
+        likely = int(np.count_nonzero(weights >= params.min_p * weights[0]))
+        complete = complete or likely < weights.size
+        kept = min(kept, likely)
+    return weights[:kept] if complete else None
+
+
 def likeliest(scores: Floats, count: int) -> Ids:
     """The ids of the `count` largest scores, largest first; equal ones in the order of their ids."""
     threshold = np.partition(scores, scores.size - count)[scores.size - count]
@@ -129,14 +209,14 @@ def falling(scores: Floats) -> Ids:
 
 def nucleus(weights: Doubles, share: float, total: float) -> int:
     """How many of the falling `weights` it takes to reach `share` of `total`; at least one, at most all."""
-    reached = int(np.searchsorted(np.cumsum(weights), share * total))
+    reached = int(weights.cumsum().searchsorted(share * total))
     return min(reached + 1, weights.size)
 
 
 def draw(ids: Ids, weights: Doubles, point: float) -> int:
     """The id in which `point`, from 0 to below 1, falls when the ids share that interval by their weights."""
-    edges = np.cumsum(weights)
-    index = int(np.searchsorted(edges, point * edges[-1], side="right"))
+    edges = weights.cumsum()
+    index = int(edges.searchsorted(point * edges[-1], side="right"))
     return int(ids[min(index, ids.size - 1)])
 
 

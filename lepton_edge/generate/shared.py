@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,14 @@ from numpy.typing import NDArray
 from lepton_edge.errors import Cancelled, RequestError
 
 if TYPE_CHECKING:
+    from lepton_edge.generate.sampling import Sampler
     from lepton_edge.runtime import Engine
 
 CANCEL_TRIES = 20
 CANCEL_PAUSE = 0.001  # s
+LAST = np.zeros(1, np.int32)
+
+Result = TypeVar("Result")
 
 
 class SharedEngine:
@@ -79,10 +84,8 @@ class SharedEngine:
         if self._stepper == threading.get_ident():
             raise RequestError("the model was called from inside one of its own steps; call it from another thread")
 
-    def step(
-        self, sequence: Sequence, tokens: NDArray[np.int32], positions: NDArray[np.int32], wanted: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """One forward call of one sequence, when its turn comes; as Engine.forward, int32 [T], [T], [M] to [M, V]."""
+    def step(self, sequence: Sequence, work: Callable[[Engine], Result]) -> Result:
+        """`work`, which makes one call of the engine for one sequence, when its turn comes; -> what it returns."""
         with self._turn:
             self.check_usable()
             try:
@@ -90,7 +93,7 @@ class SharedEngine:
                     if sequence.cancelled:
                         raise Cancelled("the request was cancelled")
                     self._stepping, self._stepper = sequence, threading.get_ident()
-                return self.engine.forward(tokens, np.full_like(positions, sequence.slot), positions, wanted)
+                return work(self.engine)
             finally:
                 with self._state:
                     self._stepping, self._stepper = None, 0
@@ -146,7 +149,29 @@ class Sequence:
         Raises:
             Cancelled: `cancel` was called; close the sequence.
         """
-        positions = np.arange(self.length, self.length + tokens.size, dtype=np.int32)
-        logits = self.shared.step(self, tokens, positions, wanted)
+        slots, positions = self._places(tokens.size)
+        logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted))
         self.length += tokens.size
         return logits
+
+    def follow(self, tokens: NDArray[np.int32], sampler: Sampler) -> tuple[int, float]:
+        """Append tokens int32 [T], 1 to max_batch; -> the sampler's next token and its log-probability.
+
+        Raises:
+            Cancelled: `cancel` was called; close the sequence.
+            ModelError: a logit is NaN or infinite.
+        """
+        slots, positions = self._places(tokens.size)
+        last = LAST if tokens.size == 1 else np.array([tokens.size - 1], np.int32)
+
+        def work(engine: Engine) -> tuple[int, float]:
+            # Within the turn, for the summary's memory belongs to the next step.
+            return sampler.choose(engine.step(tokens, slots, positions, last, (sampler.temperature,)), 0)
+
+        chosen = self.shared.step(self, work)
+        self.length += tokens.size
+        return chosen
+
+    def _places(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Slots and positions int32 [count] of the next tokens."""
+        return np.full(count, self.slot, np.int32), np.arange(self.length, self.length + count, dtype=np.int32)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LOGITS_CHUNK = 64  # tokens whose logits are copied at a time
 PREFIX = 64  # tokens of a prompt that may shape the text after it
-LAST = np.zeros(1, np.int32)
 NOTHING = np.empty(0, np.int32)
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -63,10 +62,12 @@ def stream(
     with closing(sequence):
         try:
             sequence.open()
-            logits = _prefill(sequence, prompt, engine.max_batch)
             sampler = Sampler(params, prompt, engine.vocab)
+            *parts, tokens = _chunks(prompt, engine.max_batch)
+            for part in parts:
+                sequence.feed(part, NOTHING)
             for count in range(1, limit + 1):
-                token, logprob = sampler.pick(logits)
+                token, logprob = sequence.follow(tokens, sampler)
                 reason: FinishReason | None = "length" if count == limit else None
                 if token in tokenizer.eos_ids:
                     shown, reason = text.end()[0], "stop"
@@ -76,7 +77,7 @@ def stream(
                 yield Piece(shown, token, logprob, reason)
                 if reason is not None:
                     return
-                logits = sequence.feed(np.array([token], np.int32), LAST)[0]
+                tokens = np.array([token], np.int32)
         except Cancelled:
             yield Piece(text.end()[0], None, None, "cancelled")
 
@@ -98,14 +99,6 @@ def all_logits(sequence: Sequence, tokens: NDArray[np.int32]) -> NDArray[np.floa
             start = sequence.length
             logits[start : start + part.size] = sequence.feed(part, np.arange(part.size, dtype=np.int32))
     return logits
-
-
-def _prefill(sequence: Sequence, prompt: NDArray[np.int32], chunk: int) -> NDArray[np.float32]:
-    """Feed the prompt; logits float32 [V] after its last token."""
-    *parts, final = _chunks(prompt, chunk)
-    for part in parts:
-        sequence.feed(part, NOTHING)
-    return sequence.feed(final, np.array([final.size - 1], np.int32))[0]
 
 
 def _chunks(tokens: NDArray[np.int32], size: int) -> list[NDArray[np.int32]]:

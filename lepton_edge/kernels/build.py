@@ -17,7 +17,7 @@ from typing import Any
 from .library import digest
 
 ALLOWED = {"memset", "memcpy", "memmove"}
-MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "walk", "probe")
+MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "summary", "walk", "probe")
 
 
 def prepare(isa: str, machine: str | None = None) -> None:

@@ -26,11 +26,24 @@ def attention_scratch(rows: int, head_dim: int) -> int:
 # The executor's context: byte offsets of its int64 fields.
 (
     PROGRAM, ROWS, THREADS, SYNC, SCRATCH, SCRATCH_STRIDE, YIELD, COUNTS, IDS, POSITIONS, SLOTS, PICKS, PAGES,
-    PAGES_STRIDE, TILES, STAMPS, PARTIALS,
-) = (8 * i for i in range(17))  # fmt: skip
-CONTEXT_FIELDS = 17
-# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens). STAMPS is 0 or points
+    PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS,
+) = (8 * i for i in range(18))  # fmt: skip
+CONTEXT_FIELDS = 18
+# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens);
+# HEATS at a float32 for each wanted token, 1 / its temperature. STAMPS is 0 or points
 # at clocks [threads, ROWS + 1, 2]: when a thread began its share of each row, and ended it; at ROWS, the end.
+
+# The summary of a token's logits: the likeliest tokens, found through the maxima of blocks of neighbours.
+TOP = 128  # tokens that a summary names
+TOP_BLOCK = 32  # logits that share a maximum
+TOP_CHUNK = 2048  # logits that one thread takes at a time
+
+
+def summary_sizes(vocab: int) -> tuple[int, int]:
+    """(chunks of a token's logits, floats of its row of `peaks`: a maximum for each block, two sums for each chunk)."""
+    chunks = -(-vocab // TOP_CHUNK)
+    return chunks, chunks * (TOP_CHUNK // TOP_BLOCK + 2)
+
 
 # Attention of single tokens over a long cache: when there are few (tile, head) items, the pages of each are split into
 # parts, so that all threads have work.  PARTIALS points at a counter for each item, then a slot for each part.

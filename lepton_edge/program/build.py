@@ -8,7 +8,17 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError
-from ..kernels.layout import BLOCK, GROUP, PAGE, PANEL_BYTES, QUERY_TILE, attention_scratch, partial_bytes
+from ..kernels.layout import (
+    BLOCK,
+    GROUP,
+    PAGE,
+    PANEL_BYTES,
+    QUERY_TILE,
+    TOP,
+    attention_scratch,
+    partial_bytes,
+    summary_sizes,
+)
 from ..kernels.ops import TOKENS, WANTED
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
@@ -48,6 +58,7 @@ class _Builder:
             self.attention(layer)
             self.feed_forward(layer)
         self.head()
+        self.summary()
         return program
 
     # -- parts of the model ---------------------------------------------------------------------------------
@@ -104,6 +115,20 @@ class _Builder:
         self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y="last", ldy=self.ld("last"), n=self.ld("x"))
         self.norm("final_norm", None, "last", "last_h", [head])
         self.linear("head", None, head, "last_h", "logits")
+
+    def summary(self) -> None:
+        """What a sampler reads of the logits; an executor may stop before these rows."""
+        program, vocab = self.program, self.spec.vocab
+        for buffer in (
+            Buffer("peaks", summary_sizes(vocab)[1], WANTED), Buffer("top", TOP + 2, WANTED),
+            Buffer("top_ids", TOP, WANTED, integers=True),
+        ):  # fmt: skip
+            program.buffers[buffer.name] = buffer
+        program.logits_rows = len(program.rows)
+        logits: dict[str, Any] = dict(x="logits", ldx=self.ld("logits"), n=vocab)
+        self.emit("block_peaks", "summary", WANTED, y="peaks", ldy=self.ld("peaks"), **logits)
+        self.emit("top", "summary", WANTED, peaks="peaks", ldp=self.ld("peaks"), y="top", ldy=self.ld("top"),
+                  ids="top_ids", **logits)  # fmt: skip
 
     # -- rows ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ..errors import RequestError
 from ..kernels.layout import GROUP
 from ..kernels.ops import CACHES, PACKED, PLAIN
 from ..models.spec import DecoderSpec
+from . import summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
 
@@ -38,6 +39,7 @@ class Reference:
         self.cache: dict[tuple[int, int], tuple[Array, Array]] = {}
         self.buffers: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
+        self.heats: Array | None = None  # [M], 1 / temperature of the wanted tokens; None: 1
         self.batch: Batch = read_batch([], [], [], [], vocab=program.vocab, context=program.context, lengths={})
 
     # -- sequences ----------------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ class Reference:
 
     def forward(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> NDArray[np.float32]:
         """Run a batch, with the arguments and errors of `Engine.forward`; -> float32 [M, V]."""
-        self.run_until(len(self.program.rows), tokens, slots, positions, wanted)
+        self.run_until(self.program.logits_rows, tokens, slots, positions, wanted)
         for slot in self.batch[1].tolist():
             self.lengths[slot] += 1
         return self.buffer("logits").astype(np.float32)
@@ -104,6 +106,10 @@ class Reference:
     def param(self, name: str, size: int) -> Array:
         """The first `size` numbers of a parameter; the rest is padding."""
         return self.program.params[name][:size].astype(np.float64)
+
+    def heat(self) -> Array:
+        """1 / temperature of the wanted tokens."""
+        return np.ones(len(self.batch[3])) if self.heats is None else self.heats
 
     def put(self, name: str, value: Array) -> None:
         self.buffers[name] = value
@@ -162,6 +168,18 @@ def gather(run: Reference, row: Values) -> None:
     run.put(row["y"], run.buffer(row["x"])[run.batch[3]])
 
 
+def block_peaks(run: Reference, row: Values) -> None:
+    """y[m] = maxima of the blocks of x[m], and two sums for each of its chunks."""
+    run.put(row["y"], summary.block_peaks(run.buffer(row["x"]), run.heat()))
+
+
+def top(run: Reference, row: Values) -> None:
+    """y[m], ids[m] = the likeliest of x[m]; y[m] ends with the two sums over all of x[m]."""
+    ids, values = summary.top(run.buffer(row["x"]), run.buffer(row["peaks"]), run.heat())
+    run.put(row["ids"], ids)
+    run.put(row["y"], values)
+
+
 def rope(run: Reference, row: Values) -> None:
     """Turn q and k by their positions (arXiv:2104.09864); q stays where it is, k and v go into the cache."""
     _, slots, positions, _ = run.batch
@@ -203,6 +221,8 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
     "quantize": quantize,
     "swiglu": swiglu,
     "gather": gather,
+    "block_peaks": block_peaks,
+    "top": top,
     **{f"embed_{name}": embed for name in PLAIN + PACKED},
     **{f"matmul_{name}": matmul for name in PLAIN + PACKED},
     **{f"rope_{name}": rope for name in CACHES},

@@ -27,12 +27,16 @@ def pad(n: int, multiple: int = GROUP) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """An activation: `columns` floats for each token (padded to `ld`, the padding is zero), or their int8 records."""
+    """An activation: `columns` floats for each token (padded to `ld`, the padding is zero), or their int8 records.
+
+    integers: int32 instead of floats.
+    """
 
     name: str
     columns: int
     count: int = TOKENS
     records: bool = False
+    integers: bool = False
 
     @property
     def ld(self) -> int:
@@ -63,7 +67,8 @@ class Row:
 
 @dataclass
 class Program:
-    """A whole model.  `params` are float32 vectors, padded with zeros; `page_bytes` is one page of the KV cache."""
+    """A whole model.  `params` are float32 vectors, padded with zeros; `page_bytes` is one page of the KV cache;
+    `logits_rows` is the number of rows after which the logits are there."""
 
     vocab: int
     context: int
@@ -76,6 +81,7 @@ class Program:
     scratch_bytes: int = 0
     partial_bytes: int = 0
     query_tile: int = 1
+    logits_rows: int = 0
 
     @property
     def weight_bytes(self) -> int:

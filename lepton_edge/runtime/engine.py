@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, SPLIT_ITEMS, STAMPS
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
-from ..program.batch import Ints, read_batch
+from ..program.batch import Batch, Ints, read_batch
+from ..program.summary import Summary, heat
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -55,7 +56,8 @@ class Engine:
                  notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
-        self.vocab, self.context, self.max_batch = program.vocab, program.context, MAX_BATCH
+        self.vocab, self.context = program.vocab, program.context
+        self.max_batch, self.max_wanted = MAX_BATCH, MAX_WANTED
         self._source = source
         self._step_bytes = program.step_bytes  # adding them up takes 0.4 ms for 30 layers
         self._lock = threading.Lock()
@@ -73,6 +75,10 @@ class Engine:
         self._ids, self._positions, self._slots, self._picks = self._inputs[:4]
         self._tiles = self._inputs[4:].reshape(-1, 2)
         self._counts = np.zeros(3, np.int64)
+        self._heats = np.ones(MAX_WANTED, np.float32)
+        self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
+        self._top_ids = self._wanted("top_ids").view(np.int32)
+        self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
@@ -84,7 +90,7 @@ class Engine:
             program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
             self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
-            0, self._partials.ctypes.data,
+            0, self._partials.ctypes.data, self._heats.ctypes.data,
         ]  # fmt: skip
 
     @classmethod
@@ -172,12 +178,10 @@ class Engine:
         Cancelled after `cancel`; the sequences' lengths then count only steps that were finished.
         """
         with self._lock:
-            ids, where, at, picks = read_batch(
-                tokens, slots, positions, wanted,
-                vocab=self.vocab, context=self.context, lengths=self._pages.lengths,
-            )  # fmt: skip
+            ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             out = np.empty((len(picks), self.vocab), np.float32)
             self._pool.ready()
+            self._context[ROWS // 8] = self.program.logits_rows
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
@@ -185,10 +189,33 @@ class Engine:
                 if limit < len(picks) and picks[limit] < stop:
                     stop = int(picks[limit])
                 here = picks[done : np.searchsorted(picks, stop)]
-                logits = self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
-                out[done : done + len(here)] = logits[:, : self.vocab]
+                self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
+                out[done : done + len(here)] = self._logits[: len(here), : self.vocab]
                 start, done = stop, done + len(here)
             return out
+
+    def step(
+        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, temperatures: Sequence[float] | None = None
+    ) -> Summary:
+        """As `forward`, without a copy: -> what the engine's memory says of the wanted tokens, until the next call.
+
+        At most `max_batch` tokens and `max_wanted` wanted ones (else RequestError); temperatures: [M] numbers above 0
+        for `Summary.heated`; None for 1.  A thread must not let another one step before it has read the summary.
+        """
+        with self._lock:
+            ids, where, at, picks = self._read(tokens, slots, positions, wanted)
+            n, m = len(ids), len(picks)
+            if n > MAX_BATCH or m > MAX_WANTED:
+                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {MAX_WANTED}")
+            if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
+                raise RequestError(f"temperatures: expected {m} numbers above 0")
+            for i in range(m):
+                self._heats[i] = 1.0 if temperatures is None else heat(temperatures[i])
+            if n:
+                self._pool.ready()
+                self._context[ROWS // 8] = len(self._table)
+                self._step(ids, where, at, picks)
+            return self._summary(m)
 
     @contextlib.contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -215,16 +242,36 @@ class Engine:
         with self._lock:
             self._pool.close()
 
-    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> NDArray[np.float32]:
-        """One pass over the program for at most MAX_BATCH checked tokens; -> a view of the logits [M, ld]."""
+    def _read(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> Batch:
+        """The lists as int64 arrays, checked."""
+        return read_batch(
+            tokens, slots, positions, wanted, vocab=self.vocab, context=self.context, lengths=self._pages.lengths
+        )
+
+    def _wanted(self, name: str) -> Array:
+        """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
+        return self._buffers[name].reshape(MAX_WANTED, -1)
+
+    def _summary(self, m: int) -> Summary:
+        """Views of what the last step left of its m wanted tokens; made once for each m."""
+        if m not in self._summaries:
+            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
+            self._summaries[m] = Summary(
+                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
+            )
+        return self._summaries[m]
+
+    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
+        """One pass over the program for at most MAX_BATCH checked tokens."""
         self._source.check_unchanged()
         n, m = len(ids), len(picks)
-        ends = {slot: int(positions[slots == slot][-1]) + 1 for slot in set(slots.tolist())}
+        where = slots.tolist()
+        ends = {slot: position + 1 for slot, position in zip(where, positions.tolist(), strict=True)}
         for slot, end in ends.items():
             self._pages.reserve(slot, end)
         self._fill_rope(max(ends.values()))
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
-        self._counts[:] = n, m, self._cut_tiles(slots)
+        self._counts[:] = n, m, self._cut_tiles(where)
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
         started = time.perf_counter()
@@ -233,19 +280,16 @@ class Engine:
         if self._profile is not None:
             ended = time.perf_counter()
             self._pool.drain()  # every thread has written its last stamp
-            self._profile.add((ids, slots, positions, picks), started, ended)
+            self._profile.add((ids, slots, positions, picks), int(self._context[ROWS // 8]), started, ended)
         self._pages.lengths.update(ends)
-        logits = self._buffers["logits"].view(np.float32).reshape(MAX_WANTED, -1)
-        return logits[:m]
 
-    def _cut_tiles(self, slots: Array) -> int:
+    def _cut_tiles(self, slots: list[int]) -> int:
         """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
-        edges = np.flatnonzero(np.diff(slots)) + 1
-        count = 0
-        for start, stop in zip((0, *edges.tolist()), (*edges.tolist(), len(slots)), strict=True):
-            for first in range(start, stop, self.program.query_tile):
-                self._tiles[count] = first, min(self.program.query_tile, stop - first)
-                count += 1
+        count = start = 0
+        for stop in range(1, len(slots) + 1):
+            if stop == len(slots) or slots[stop] != slots[start] or stop - start == self.program.query_tile:
+                self._tiles[count] = start, stop - start
+                count, start = count + 1, stop
         return count
 
     def _fill_rope(self, positions: int) -> None:

@@ -73,13 +73,16 @@ class Rig:
 
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
-                 scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0) -> None:  # fmt: skip
-        """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches."""
+                 scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0,
+                 heats: Sequence[float] = ()) -> None:  # fmt: skip
+        """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches.
+        `heats`: 1 / temperature of the wanted tokens; 1 where not given."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()
         self.counts = np.array([tokens, len(wanted), len(tiles)], np.int64)
         lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
         self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
+        self.heats = self.memory.array(np.array(heats or [1] * len(wanted), np.float32))
         self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
         self._scratch_bytes, self.partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
         self._rows: list[tuple[str, int, bool, dict]] = []
@@ -112,6 +115,7 @@ class Rig:
             layout.YIELD: yield_address(), layout.COUNTS: self.counts.ctypes.data, layout.IDS: ids,
             layout.POSITIONS: positions, layout.SLOTS: slots, layout.PICKS: picks, layout.TILES: tiles,
             layout.PAGES: self.pages.ctypes.data, layout.PAGES_STRIDE: self.pages.strides[0],
+            layout.HEATS: self.heats.ctypes.data,
             layout.PARTIALS: self.partials.ctypes.data if self.partials.size else 0,
         }  # fmt: skip
         context = np.zeros(layout.CONTEXT_FIELDS, np.int64)

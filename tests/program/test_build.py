@@ -23,9 +23,11 @@ def test_rows_of_a_decoder(format):
     block = [f"{op}_{format}" if op == "matmul" else op for op in BLOCK]
     if format == "q4":
         block.insert(6, "quantize")  # norms and the gate quantize their own output
-    head = ["gather", "rms_norm", f"matmul_{format}"]
+    head = ["gather", "rms_norm", f"matmul_{format}", "block_peaks", "top"]
     assert [row.op for row in program.rows] == [f"embed_{format}", *block, *block, *head]
-    assert [row.count for row in program.rows][-4:] == [0, WANTED, WANTED, WANTED]
+    assert [row.count for row in program.rows][-6:] == [0, *[WANTED] * 5]
+    assert program.rows[program.logits_rows - 1].values["y"] == "logits"
+    assert program.logits_rows == len(program.rows) - 2
     free = [row.label for row in program.rows if not row.barrier]
     assert free == [f"layer {i} {part}" for i in (0, 1) for part in ("q", "k", "gate")]
 
@@ -39,7 +41,8 @@ def test_parameters_are_float32_padded_with_zeros():
 
 def test_one_table_serves_both_ends_of_a_tied_model():
     program = build(ODD, "q8")
-    assert program.rows[0].values["w"] == program.rows[-1].values["w"] == "model.embed_tokens.weight"
+    head = program.rows[program.logits_rows - 1]
+    assert program.rows[0].values["w"] == head.values["w"] == "model.embed_tokens.weight"
     assert program.step_bytes == program.weight_bytes == sum(w.data.nbytes for w in program.weights.values())
     untied = build(PLAIN)
     assert untied.step_bytes == untied.weight_bytes - PLAIN.vocab * PLAIN.hidden * 4

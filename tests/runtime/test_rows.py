@@ -43,7 +43,7 @@ class Rows:
             if b.records:
                 found[b.name] = raw
             else:
-                floats = raw.view(np.float32).reshape(count, b.ld)
+                floats = raw.view(np.int32 if b.integers else np.float32).reshape(count, b.ld)
                 assert not floats[:, b.columns :].any(), f"padding of {b.name}"
                 found[b.name] = floats[:, : b.columns].astype(np.float64)
         return found
@@ -86,6 +86,9 @@ def bound(op, row, run, before, y):
         return 3 * U * 2 * np.abs(before[row["q"]]).max()
     if op == "rms_norm":
         return (row["n"] / 2 + 7) * U * np.abs(y)
+    if op in ("block_peaks", "top"):
+        # exp twice, a sum of 128 and few more; exponents below 20 are rounded four times.
+        return (4e-7 + (80 + 140) * U) * np.where(np.isfinite(y), np.abs(y), 0)
     if op == "swiglu":
         return (2e-7 + 5 * U) * np.abs(y) + 1e-38
     return 0
@@ -108,7 +111,11 @@ def test_every_row(name, format, isa):
         run.run_row(row)
         y = run.buffers[v["y"] if "y" in v else v.get("q", v.get("x"))]
         found = after[v["y"] if "y" in v else v.get("q", v.get("x"))]
-        assert (np.abs(found - y) <= bound(row.op, v, run, before, y)).all(), where
+        with np.errstate(invalid="ignore"):
+            near = np.abs(found - y) <= bound(row.op, v, run, before, y)
+        assert (near | (found == y)).all(), where
+        if "ids" in v:
+            assert np.array_equal(after[v["ids"]], run.buffers[v["ids"]]), where
         if v.get("records"):
             codes = rows.records(after[v["records"]], v["groups"])[:, : found.shape[1]]
             step = np.pad(np.abs(found), ((0, 0), (0, -found.shape[1] % 32))).reshape(len(found), -1, 32).max(2) / 127

@@ -247,6 +247,10 @@ class Portable:
     def reduce_add_i32(self, v: Value) -> Value:
         return self.halves(v, self.b.add)
 
+    def count_reached(self, total: Value, v: Value, limit: Value) -> Value:
+        """total + 1 in the lanes where v >= limit; NaN reaches nothing."""
+        return self.b.sub(total, self.b.sext(self.b.fcmp_ordered(">=", v, limit), VI))
+
     def add_i32(self, a: Value, b: Value) -> Value:
         return self.b.add(a, b)
 

@@ -15,6 +15,8 @@ class AVX2(Portable):
     cpu = "x86-64-v3"
     features = ""
     tiles = ((4, 1), (2, 1), (1, 1))
+    query_rows = (6, 4, 3, 1)
+    query_registers = 6
     q8_bias_shift: int | None = None
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:

@@ -13,6 +13,7 @@ class AVX512(Portable):
     features = "+avx512vnni,-prefer-256-bit"
     tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 1)
+    query_registers = 16
     q8_bias_shift: int | None = 4
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:

@@ -3,7 +3,8 @@
     python -m bench.gguf_random smollm2-135m        (needs the extra `bench`)
 
 Every matrix, the embedding too, has the one format asked for, as `lepton bench --shape` has; norms and biases are
-f32. The blocks are random bytes under sane scales: speed does not depend on their values, only finiteness does.
+f32. The blocks are random bytes under sane scales: speed does not depend on their values, only finiteness does. bf16
+has no blocks: its numbers are uniform.
 Rope scaling is left out, which changes a table and no speed.
 """
 
@@ -26,6 +27,8 @@ CODE_SPREAD = {"q4": 4.6, "q8": 73.9}  # standard deviation of a uniformly rando
 
 def row_bytes(columns: int, format: str) -> int:
     """Bytes of one row of `columns` weights."""
+    if format == "bf16":
+        return 2 * columns
     if columns % GROUP:
         raise ValueError(f"{columns} columns: a row must be a multiple of {GROUP} weights")
     return columns // GROUP * (2 + CODE_BYTES[format])
@@ -33,6 +36,9 @@ def row_bytes(columns: int, format: str) -> int:
 
 def random_blocks(rng: np.random.Generator, rows: int, columns: int, format: str) -> np.ndarray:
     """uint8 [rows, bytes per row]: `columns` weights a row, whose standard deviation is about 1/sqrt(columns)."""
+    if format == "bf16":
+        uniform = (rng.random((rows, columns), np.float32) - 0.5) * np.float32(math.sqrt(12 / columns))
+        return (uniform.view(np.uint32) >> 16).astype("<u2").view(np.uint8)  # the upper half of an f32 is a bf16
     blocks = np.frombuffer(rng.bytes(rows * row_bytes(columns, format)), np.uint8)
     blocks = blocks.reshape(rows, columns // GROUP, 2 + CODE_BYTES[format]).copy()
     scales = rng.uniform(0.5, 1.5, blocks.shape[:2]) / (CODE_SPREAD[format] * math.sqrt(columns))

@@ -13,19 +13,19 @@ LIMIT = 0.1  # of one core: what a system's own services may take before a sampl
 
 
 class Watch:
-    """Counts the CPU time of the whole system and of the child processes that have ended, from its creation on."""
+    """Counts the CPU time of the whole system, of this process and of its children that have ended, from now on."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._system = _system_seconds()
-        self._children = _children_seconds()
+        self._ours = _our_seconds()
 
     def others(self) -> float | None:
-        """What processes other than our children used since the watch began, in cores; None where it is not known."""
+        """What other processes used since the watch began, in cores; None where it is not known."""
         system = _system_seconds()
         if self._system is None or system is None:
             return None
-        seconds = system - self._system - (_children_seconds() - self._children)
+        seconds = system - self._system - (_our_seconds() - self._ours)
         return max(0.0, seconds / (time.perf_counter() - self._start))
 
 
@@ -39,6 +39,6 @@ def _system_seconds() -> float | None:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def _children_seconds() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
+def _our_seconds() -> float:
+    """CPU seconds that this process and its ended children have used."""
+    return sum(os.times()[:4])

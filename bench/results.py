@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 from bench.idle import LIMIT
 
-__all__ = ["FOLDER", "Result", "ResultsError", "append", "newest", "read", "speedup"]
+__all__ = ["FOLDER", "Result", "ResultsError", "append", "latest", "newest", "read", "speedup"]
 
 FOLDER = Path(__file__).resolve().parent / "results"
 
@@ -33,6 +34,7 @@ class Result:
     shape: str
     format: str
     threads: int
+    isa: str  # the instruction set that this project ran on, and that a peer was built for
     test: str
     samples: tuple[float, ...]
     others: float | None  # the most that other processes used during a sample, in cores; None: not known
@@ -55,9 +57,14 @@ class Result:
         return self.others is not None and self.others > LIMIT
 
     @property
-    def case(self) -> tuple[str, str, int, str]:
+    def case(self) -> tuple[str, str, int, str, str]:
         """What was measured, whichever engine did it."""
-        return self.shape, self.format, self.threads, self.test
+        return self.shape, self.format, self.threads, self.isa, self.test
+
+    @property
+    def machine(self) -> tuple[str, str, int]:
+        """Where it was measured: speeds of different machines are never set against each other."""
+        return self.host, self.cpu, self.cores
 
     def line(self) -> str:
         """The result as one line of JSON; the figures derived from the samples are there for people and plots."""
@@ -65,7 +72,13 @@ class Result:
         return json.dumps({**asdict(self), **derived})
 
 
-def append(path: Path, results: Iterable[Result]) -> None:
+class HasLine(Protocol):
+    """What a results file can keep."""
+
+    def line(self) -> str: ...
+
+
+def append(path: Path, results: Iterable[HasLine]) -> None:
     """Adds results to a file; makes the file and its folder when they do not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -89,12 +102,25 @@ def read(path: Path) -> list[Result]:
 
 
 def newest(folder: Path = FOLDER) -> tuple[Path, list[Result]]:
-    """The newest run in a folder of results files, and the file it is in. Raises ResultsError when there is none."""
+    """The file with the newest run in a folder, and in it the newest run of each machine, the newest machine first.
+
+    Raises ResultsError when there is none.
+    """
     runs = [(result.run, path) for path in sorted(folder.glob("*.jsonl")) for result in read(path)]
     if not runs:
         raise ResultsError(f"{folder}: no results; make some with python -m bench.e2e")
-    run, path = max(runs)
-    return path, [result for result in read(path) if result.run == run]
+    _, path = max(runs)
+    results = read(path)
+    last: dict[tuple[str, str, int], str] = {}
+    for result in results:
+        last[result.machine] = max(result.run, last.get(result.machine, ""))
+    kept = latest(result for result in results if result.run == last[result.machine])
+    return path, sorted(kept, key=lambda result: result.run, reverse=True)
+
+
+def latest(results: Iterable[Result]) -> list[Result]:
+    """The last result of each engine in each case on each machine: what was measured again counts once."""
+    return list({(result.machine, result.engine, result.case): result for result in results}.values())
 
 
 def speedup(result: Result, results: Iterable[Result], engine: str = "lepton_edge") -> float | None:

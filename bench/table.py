@@ -7,35 +7,51 @@ The table stands between the lines `<!-- bench:begin -->` and `<!-- bench:end --
 """
 
 import argparse
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 from bench.engines import ROOT, Lepton
+from bench.plan import base_of
 from bench.results import Result, ResultsError, newest, speedup
 from lepton_edge.cli.shapes import SHAPES
+from lepton_edge.quant.formats import get_format
 
 __all__ = ["BEGIN", "END", "render", "replace"]
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+WIDTH = 118  # of a line of text
 
 
 def render(results: list[Result], source: str) -> str:
-    """The Markdown table of one run, and a line below it that says how and where it was measured.
+    """The Markdown of the results: for each machine, in the order given, what it is, its table, and how to read it.
 
-    `source` is the results file's name. The engines are columns, ours first; a peer's cell ends in our speed-up.
+    `source` is the results file's name. The engines are columns, ours first. A peer's cell ends in our speed-up, and
+    ours, in a test that is set against another of our own, in the ratio of the two.
     """
-    engines = sorted({result.engine for result in results}, key=lambda name: (name != Lepton.name, name))
+    machines: dict[tuple[str, str, int], list[Result]] = {}
+    for result in results:
+        machines.setdefault(result.machine, []).append(result)
+    parts = [f"{_heading(group)}\n\n{_table(group)}\n\n{_caption(group, source)}" for group in machines.values()]
+    return "\n\n".join(parts)
+
+
+def _table(results: list[Result]) -> str:
+    engines = _engines(results)
     cases = sorted({result.case for result in results}, key=_order)
     found = {(result.case, result.engine): result for result in results}
     lines = [
         f"| model shape | weights | test | {' | '.join(engines)} |",
         f"|---|---|---|{'---:|' * len(engines)}",
     ]
+    limited = len({result.isa for result in results}) > 1
     for case in cases:
-        shape, format, _, test = case
+        shape, format, _, isa, test = case
         cells = [_cell(found.get((case, engine)), results) for engine in engines]
-        lines.append(f"| {shape} | {format} | {test} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _caption(results, engines, source)])
+        weights = f"{format} ({isa})" if limited else format
+        lines.append(f"| {shape} | {weights} | {test} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def replace(readme: str, table: str) -> str:
@@ -47,9 +63,14 @@ def replace(readme: str, table: str) -> str:
     return "\n".join([*before, "", *table.splitlines(), "", *after]) + "\n"
 
 
-def _order(case: tuple[str, str, int, str]) -> tuple:
-    shape, format, threads, test = case
-    return list(SHAPES).index(shape), format, threads, test
+def _engines(results: list[Result]) -> list[str]:
+    return sorted({result.engine for result in results}, key=lambda name: (name != Lepton.name, name))
+
+
+def _order(case: tuple[str, str, int, str, str]) -> tuple:
+    shape, format, threads, isa, test = case
+    numbers = [int(number) for number in re.findall(r"\d+", test)]
+    return list(SHAPES).index(shape), threads, isa, get_format(format).bits, test[:2], numbers
 
 
 def _cell(result: Result | None, results: list[Result]) -> str:
@@ -57,23 +78,32 @@ def _cell(result: Result | None, results: list[Result]) -> str:
         return "–"
     digits = 0 if result.median >= 100 else 1
     text = f"{result.median:.{digits}f} ({result.low:.{digits}f}–{result.high:.{digits}f})"
-    if result.engine == Lepton.name:
-        return f"**{text}**"
-    ratio = speedup(result, results)
-    return text if ratio is None else f"{text}, {ratio:.2f}×"
+    if result.engine != Lepton.name:
+        factor = speedup(result, results)
+        return text if factor is None else f"{text}, {factor:.2f}×"
+    base = base_of(result)
+    own = [other for other in results if (other.engine, other.case) == (result.engine, (*result.case[:-1], base))]
+    return f"**{text}**" + (f", {result.median / own[0].median:.2f} of {base}" if own else "")
 
 
-def _caption(results: list[Result], engines: list[str], source: str) -> str:
+def _heading(results: list[Result]) -> str:
+    first = results[0]
+    sets = " and ".join(sorted({result.isa for result in results}, reverse=True))
+    return f"**{first.cpu}, {first.cores} cores, {sets}**, {first.system}, {first.run[:10]}"
+
+
+def _caption(results: list[Result], source: str) -> str:
     first = results[0]
     versions = {result.engine: result.version for result in results}
-    named = ", ".join(f"{engine} {versions[engine]}" for engine in engines)
+    named = ", ".join(f"{engine} {versions[engine]}" for engine in _engines(results))
     rounds = " or ".join(str(count) for count in sorted({len(result.samples) for result in results}))
     threads = " or ".join(str(count) for count in sorted({result.threads for result in results}))
-    return (
+    text = (
         f"Tokens per second: median (min–max) of {rounds} rounds in turns, {threads} threads, random weights; × is "
-        f"lepton_edge's speed-up. {first.cpu}, {first.cores} cores, {first.system}, {first.run[:10]}. "
-        f"{named}; commit {first.commit}. Made by `python -m bench.table` from `{source}`."
+        f"lepton_edge's speed-up. {named}; commit {first.commit}. Measured by `python -m bench.e2e`; "
+        f"`python -m bench.table` made this from `{source}`, which has every command."
     )
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:

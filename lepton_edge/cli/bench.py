@@ -1,14 +1,17 @@
 """Measure prompt and generation speed.
 
 The tests are llama-bench's: ppN feeds one prompt of N random tokens, tgN makes N single steps; neither samples.
-With -d the cache already holds that many tokens ("@ dN").
+With -d the cache already holds that many tokens ("@ dN"); with -b a step has a token of each of B sequences ("xB"),
+whose speeds are added up.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from lepton_edge.cli import bench_profile
 from lepton_edge.cli.options import add_engine_options, count
 from lepton_edge.cli.output import notify, size
 from lepton_edge.cli.shapes import SHAPES
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from lepton_edge.runtime import Engine
 
 SEED = 1
+MAX_BATCH = 64  # sequences that the engine takes in one step
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,20 @@ class Result:
     version: str
 
 
+@dataclass(frozen=True)
+class Test:
+    """A test of `n` tokens of each of `batch` sequences, `chunk` of each a step."""
+
+    name: str
+    prompt: bool
+    n: int
+    chunk: int
+    batch: int
+
+
+Row = TypeVar("Row", Result, bench_profile.Line)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """llama-bench's flags."""
     which = parser.add_mutually_exclusive_group()
@@ -53,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_options(parser)
     parser.add_argument("-p", "--n-prompt", type=count, default=256, metavar="N", help="prompt tokens; 0: no test")
     parser.add_argument("-n", "--n-gen", type=count, default=64, metavar="N", help="steps; 0: no test")
+    parser.add_argument("-b", "--batch", type=count, default=1, metavar="B", help="sequences in each of these steps")
     parser.add_argument("-d", "--n-depth", type=count, default=0, metavar="N", help="tokens in the cache before")
     parser.add_argument("-r", "--repetitions", type=count, default=5, metavar="N", help="samples of each test")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes, largest loss first")
     parser.add_argument("-o", "--output", choices=("md", "json", "csv"), default="md")
 
 
@@ -62,30 +82,36 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures each test and prints the rows."""
     if arguments.repetitions == 0 or arguments.n_prompt + arguments.n_gen == 0:
         raise RequestError("-r, -p, -n: nothing to measure; expected -r of 1 or more, and -p or -n above 0")
-    results = _measure(arguments)
-    print({"md": _markdown, "json": _json, "csv": _csv}[arguments.output](results))
+    if not 1 <= arguments.batch <= MAX_BATCH:
+        raise RequestError(f"-b {arguments.batch}: expected 1 to {MAX_BATCH} sequences")
+    if arguments.profile:
+        _print(_profile(arguments), arguments.output, bench_profile.render)
+    else:
+        _print(_measure(arguments), arguments.output, _markdown)
     return 0
+
+
+def _print(results: list[Row], output: str, text: Callable[[list[Row]], str]) -> None:
+    writers: dict[str, Callable[[list[Row]], str]] = {"md": text, "json": _json, "csv": _csv}
+    print(writers[output](results))
 
 
 def _measure(arguments: argparse.Namespace) -> list[Result]:
     import statistics
 
-    from lepton_edge.cli.bandwidth import read_bandwidth
     from lepton_edge.cli.cpu import cpu_name
+    from lepton_edge.cli.limits import limits
     from lepton_edge.version import __version__
 
     name = arguments.shape or arguments.model or "stories"
     engine = _engine(arguments)
     try:
-        bandwidth = read_bandwidth(engine.threads)
-        depth = arguments.n_depth
+        bandwidth = limits(engine.isa, engine.threads, notify).read
+        weight_bytes = engine.program.step_bytes
         results = []
-        for kind, n in (("pp", arguments.n_prompt), ("tg", arguments.n_gen)):
-            if n == 0:
-                continue
-            samples = _samples(
-                engine, n, depth, chunk=engine.max_batch if kind == "pp" else 1, repeat=arguments.repetitions
-            )
+        for test in _tests(arguments, engine):
+            runs = list(_runs(engine, test, arguments.n_depth, arguments.repetitions))
+            samples = [test.batch * test.n / seconds for seconds in runs[1:]]
             mean = statistics.fmean(samples)
             results.append(
                 Result(
@@ -93,14 +119,14 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
                     format=engine.format,
                     threads=engine.threads,
                     isa=engine.isa,
-                    test=f"{kind}{n}" + (f" @ d{depth}" if depth else ""),
-                    n=n,
+                    test=test.name,
+                    n=test.n,
                     tok_s_mean=round(mean, 2),
                     tok_s_stdev=round(statistics.stdev(samples), 2) if len(samples) > 1 else 0.0,
                     samples=[round(sample, 2) for sample in samples],
                     bandwidth_gb_s=round(bandwidth / 1e9, 2),
-                    bandwidth_share=round(mean * engine.program.step_bytes / bandwidth, 4) if kind == "tg" else None,
-                    weight_bytes=engine.program.step_bytes,
+                    bandwidth_share=None if test.prompt else round(mean / test.batch * weight_bytes / bandwidth, 4),
+                    weight_bytes=weight_bytes,
                     cpu=cpu_name(),
                     version=__version__,
                 )
@@ -108,6 +134,36 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
         return results
     finally:
         engine.close()
+
+
+def _profile(arguments: argparse.Namespace) -> list[bench_profile.Line]:
+    from lepton_edge.cli.limits import limits
+
+    name = arguments.shape or arguments.model or "stories"
+    engine = _engine(arguments)
+    try:
+        machine = limits(engine.isa, engine.threads, notify)
+        found = []
+        for test in _tests(arguments, engine):
+            runs = _runs(engine, test, arguments.n_depth, arguments.repetitions)
+            next(runs)
+            with engine.profile() as profile:
+                seconds = sum(runs) / (arguments.repetitions * -(-test.n // test.chunk))
+            found += bench_profile.lines(profile, seconds, machine, model=name, format=engine.format,
+                                         threads=engine.threads, isa=engine.isa, test=test.name)  # fmt: skip
+        return found
+    finally:
+        engine.close()
+
+
+def _tests(arguments: argparse.Namespace, engine: "Engine") -> Iterator[Test]:
+    """The tests that are asked for."""
+    depth = f" @ d{arguments.n_depth}" if arguments.n_depth else ""
+    if n := arguments.n_prompt:
+        yield Test(f"pp{n}{depth}", True, n, engine.max_batch, 1)
+    if n := arguments.n_gen:
+        batch = f" x{arguments.batch}" if arguments.batch > 1 else ""
+        yield Test(f"tg{n}{batch}{depth}", False, n, 1, arguments.batch)
 
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
@@ -136,33 +192,36 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     )
 
 
-def _samples(engine: "Engine", n: int, depth: int, chunk: int, repeat: int) -> list[float]:
-    """Tokens a second of `repeat` runs over n random tokens, `chunk` at a time, after one run that warms up."""
+def _runs(engine: "Engine", test: Test, depth: int, repeat: int) -> Iterator[float]:
+    """Seconds of a run over n random tokens of each of `batch` sequences that warms up, and then of `repeat` more."""
     import numpy as np
 
-    tokens = np.random.default_rng(SEED).integers(0, engine.vocab, depth + n, dtype=np.int32)
-    slot = engine.open()
+    batch = test.batch
+    tokens = np.random.default_rng(SEED).integers(0, engine.vocab, (batch, depth + test.n), dtype=np.int32)
+    slots = [engine.open() for _ in range(batch)]
     try:
-        _feed(engine, slot, tokens[:depth], 0, engine.max_batch)
-        samples = []
+        _feed(engine, slots, tokens[:, :depth], 0, engine.max_batch // batch)
         for _ in range(repeat + 1):
-            engine.truncate(slot, depth)
+            for slot in slots:
+                engine.truncate(slot, depth)
             started = time.perf_counter()
-            _feed(engine, slot, tokens[depth:], depth, chunk)
-            samples.append(n / (time.perf_counter() - started))
-        return samples[1:]
+            _feed(engine, slots, tokens[:, depth:], depth, test.chunk)
+            yield time.perf_counter() - started
     finally:
-        engine.close_slot(slot)
+        for slot in slots:
+            engine.close_slot(slot)
 
 
-def _feed(engine: "Engine", slot: int, tokens: "np.ndarray", start: int, chunk: int) -> None:
-    """Runs tokens int32 [T] at positions start… through the engine; logits of each chunk's last token only."""
+def _feed(engine: "Engine", slots: list[int], tokens: "np.ndarray", start: int, chunk: int) -> None:
+    """Runs tokens int32 [B, T] of B sequences at positions start…, `chunk` of each a step; logits of the last only."""
     import numpy as np
 
-    for at in range(0, len(tokens), chunk):
-        part = tokens[at : at + chunk]
-        positions = np.arange(start + at, start + at + len(part), dtype=np.int32)
-        engine.forward(part, np.full(len(part), slot, np.int32), positions, np.array([len(part) - 1], np.int32))
+    for at in range(0, tokens.shape[1], chunk):
+        part = tokens[:, at : at + chunk]
+        batch, length = part.shape
+        positions = np.tile(np.arange(start + at, start + at + length, dtype=np.int32), batch)
+        last = np.arange(1, batch + 1, dtype=np.int32) * length - 1
+        engine.forward(part.ravel(), np.repeat(np.array(slots, np.int32), length), positions, last)
 
 
 def _markdown(results: list[Result]) -> str:
@@ -182,19 +241,19 @@ def _markdown(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _json(results: list[Result]) -> str:
+def _json(results: list[Row]) -> str:
     import json
 
     return json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
 
 
-def _csv(results: list[Result]) -> str:
+def _csv(results: list[Row]) -> str:
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Result) if field.name != "samples"]
+    names = [field.name for field in fields(results[0]) if field.name != "samples"]
     writer.writerow(names)
     for result in results:
         row = asdict(result)

@@ -9,7 +9,7 @@ from functools import partial as bind
 
 import numpy as np
 
-from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, wide_kernel
+from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
 from .cache import Cache, cache, groups_of, page_of
 from .common import F0, F1, at, get_f32, quantize_group, take
 from .layout import (
@@ -54,6 +54,7 @@ from .simd.words import (
 
 ROW_FIELDS = ("q", "ldq", "y", "ldy", "heads", "kv_heads", "head_dim", "scale", "window", "layer")
 LOG2E = np.float32(1.4426950408889634)
+NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
 CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lanes of sums for each
 
 
@@ -86,16 +87,19 @@ def load_floats(source, ldq, group, rows, d, scale, q, scratch):
 
 @jit
 def load_records(source, ldq, group, rows, d, scale, q, scratch):
-    """The same as int8 groups of 32, as activations are: [chunk][groups] of QUERY_ROWS records."""
-    groups = groups_of(d)
+    """The same as int8 groups of 32, as activations are: [chunk][groups] tiles of records."""
+    groups, factor, wide = groups_of(d), splat(scale), rows > NARROW_ROWS
     for r in range((rows + QUERY_ROWS - 1) // QUERY_ROWS * QUERY_ROWS):
+        width = record_width(min(QUERY_ROWS, rows - r // QUERY_ROWS * QUERY_ROWS), wide)
+        if r % QUERY_ROWS >= width:
+            continue
         x = source + (r // group * ldq + r % group * d) * 4
         to = q + r // QUERY_ROWS * (groups * QUERY_ROWS * RECORD)
-        factor, left = splat(scale), d if r < rows else 0
+        left = d if r < rows else 0
         for i in range(0, groups * GROUP, 16):
             store_f32(scratch + i * 4, mul(load_f32_some(x + i * 4, left - i), factor))
         for g in range(groups):
-            quantize_group(scratch + g * GROUP * 4, to + g * QUERY_ROWS * RECORD, r % QUERY_ROWS, QUERY_ROWS)
+            quantize_group(scratch + g * GROUP * 4, to + g * width * RECORD, r % QUERY_ROWS, width)
 
 
 @jit
@@ -270,7 +274,7 @@ def attention(name: str) -> Callable:
             if base + PAGE <= last:
                 following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * head_bytes(d)
             read_scales(v, v_row, d, scales)
-            if chunks > 2:
+            if rows > NARROW_ROWS:
                 k, v = as_floats(k, v, v_row, d, padded, max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base),
                                  keys, values, scales)  # fmt: skip
             for c in range(chunks):
@@ -288,7 +292,7 @@ def attention(name: str) -> Callable:
                         put_i64(limits + 16 * r, seen(positions, token, window))
                         put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
                 qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
-                if chunks > 2:
+                if rows > NARROW_ROWS:
                     wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, scores, sums, oc,
                          decay)  # fmt: skip
                 else:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .cache import Cache, groups_of
 from .common import get_f32
-from .layout import GROUP, PAGE, RECORD
+from .layout import GROUP, KEY_BYTES, PAGE, RECORD
 from .simd.words import (
     ISA,
     add,
@@ -73,48 +73,31 @@ def score_floats(width: int, load: str, size: int, ahead: bool) -> Callable:
 
 
 def score_codes(width: int, ahead: bool) -> Callable:
-    """The same for q8: int8 dot products of records of queries (see `attention.load_records`) with K's codes."""
+    """The same for q8: K lies as a q8 weight does, and meets queries in int8 (see `attention.load_records`)."""
     registers = max(1, ISA.query_registers // width)
 
-    def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, scales: Any, apart: Any, distance: Any) -> Sequence:
-        dots, shift = [], isa.q8_bias_shift
-        for i in range(width):
-            start = isa.zero_i32()
-            if shift is not None:
-                start = isa.shift_left(isa.broadcast_i32(q, QUERY_ROWS * 36 + 4 * i), shift)
-            dots += [start] * registers
-        blocks = [k]
-        for _ in range(registers - 1):
-            blocks.append(isa.b.add(blocks[-1], stride))
-        for c in range(8):
-            for n, block in enumerate(blocks):
-                if ahead:
-                    isa.prefetch(isa.b.add(block, distance), 64 * c)
-                keys = isa.load_i32(block, 64 * c)
-                for i in range(width):
-                    query = isa.broadcast_i32(q, 32 * i + 4 * c)
-                    dots[i * registers + n] = isa.dot_q8(dots[i * registers + n], [keys], [query])
-        for n in range(registers):
-            scale = isa.load_f16(scales)
-            scales = isa.b.add(scales, apart)
-            for i in range(width):
-                both = isa.mul(scale, isa.broadcast_f32(q, QUERY_ROWS * 32 + 4 * i))
-                total[n * width + i] = isa.fma(isa.to_f32(dots[i * registers + n]), both, total[n * width + i])
-        return total
+    def multiply(isa: Any, total: list, q: Any, k: Any, scales: Any, stride: Any, distance: Any) -> Sequence:
+        block = isa.b.add(k, distance)
+        for _ in range(registers if ahead else 0):
+            for c in range(8):
+                isa.prefetch(block, 64 * c)
+            block = isa.b.add(block, stride)
+        by_row = [total[n * width + i] for i in range(width) for n in range(registers)]
+        by_row = isa.group_products("q8", by_row, k, scales, q, stride, width, registers)
+        return [by_row[i * registers + n] for n in range(registers) for i in range(width)]
 
     count, step = width * registers, 16 * registers
     zero, store = zeros(count), save_scores(width, registers)
-    group = unrolled(multiply, count, i64, i64, i64, i64, i64, i64)
+    group = unrolled(multiply, count, i64, i64, i64, i64, i64)
 
     @jit
     def run(q, k, v, d, b0, b1, scores):
         groups = groups_of(d)
-        scales = k + PAGE * groups * GROUP
+        stride = groups * KEY_BYTES
         for b in range(b0 // step * step, b1, step):
-            total = zero()
+            total, block = zero(), k + b // 16 * stride
             for g in range(groups):
-                codes, at = k + b * groups * GROUP + g * 512, scales + (b * groups + g * 16) * 2
-                total = group(total, q + g * QUERY_ROWS * RECORD, codes, groups * 512, at, groups * 32, v - k)
+                total = group(total, q + g * width * RECORD, block + g * 512, block + groups * 512 + g * 32, stride, v - k)
             store(total, scores + b * 4)
 
     return run
@@ -202,6 +185,16 @@ def weighted_sum(width: int, load: str, apart: int, ahead: int) -> Callable:
             o += 16
 
     return run
+
+
+@jit
+def record_width(rows, wide):
+    """The records in a tile of queries of a chunk: as many as the kernel that it runs on has rows."""
+    width = QUERY_ROWS
+    for narrower in ISA.query_rows:
+        if not wide and rows <= narrower:
+            width = narrower
+    return width
 
 
 @jit

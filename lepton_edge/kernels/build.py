@@ -16,7 +16,7 @@ from typing import Any
 from .library import digest
 
 ALLOWED = {"memset", "memcpy", "memmove"}
-MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "walk")
+MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "walk", "probe")
 
 
 def prepare(isa: str) -> None:

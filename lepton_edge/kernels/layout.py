@@ -5,13 +5,19 @@ GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
+# Row-major weights: sums over the lanes are taken after so many columns at most, and a thread's panel of so many rows of
+# so many columns fits L1 as floats.
+CHUNK, PANEL_ROWS = 512, 12
+PANEL_BYTES = CHUNK * PANEL_ROWS * 4
+
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
 # f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one register,
 # and so are 16 values of a V row.
-# q8: 32 columns of a position share an f16 scale.  K as q8 weights have it, a position for a row: codes + 128 as
-# [PAGE / 16][groups][8][16 positions][4 columns], then scales as [PAGE / 16][groups][16].  V as codes [PAGE][groups * 32],
-# then scales [groups][PAGE].
+# q8: K as a q8 weight whose rows are positions (see `quant/formats/q8.py`): for each 16 of them codes + 128 as
+# [groups][8][16 positions][4 columns], then f16 scales as [groups][16].  V as codes [PAGE][groups * 32], then f16 scales
+# as [groups][PAGE].
 PAGE = 128  # positions in a page
+KEY_BYTES = 16 * (GROUP + 2)  # of a group of columns of 16 positions of K in q8
 MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set
 QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
 STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together
@@ -38,7 +44,8 @@ def attention_scratch(rows: int, head_dim: int) -> int:
     PAGES_STRIDE, TILES, STAMPS, PARTIALS,
 ) = (8 * i for i in range(17))  # fmt: skip
 CONTEXT_FIELDS = 17
-# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens).
+# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens). STAMPS is 0 or points
+# at clocks [threads, ROWS + 1, 2]: when a thread began its share of each row, and ended it; at ROWS, the end.
 
 # Attention of single tokens over a long cache: when there are few (tile, head) items, the pages of each are split into
 # parts, so that all threads have work.  PARTIALS points at a counter for each item, then a slot for each part.
@@ -51,6 +58,8 @@ def partial_bytes(rows: int, head_dim: int) -> int:
     rows, padded = rows + MAX_QUERY_ROWS, -(-head_dim // GROUP) * GROUP
     return 8 * SPLIT_ITEMS + SPLIT_ITEMS * MAX_PARTS * rows * (4 * padded + STATE)
 
+
+PROBE_BYTES = 384  # what a probe's operands come from
 
 # The sync block: byte offsets, a cache line pair each, so that waiting threads do not disturb the others.
 # FINISHED is an int64 for each thread: it has left the step.

@@ -7,20 +7,34 @@ from functools import lru_cache
 from ..errors import MachineError
 from .simd.avx2 import AVX2
 from .simd.avx512 import AVX512
+from .simd.avx512bf16 import AVX512BF16
+from .simd.avxvnni import AVXVNNI
+from .simd.emulated import emulated
 from .simd.portable import Portable
 
 __all__ = ["available", "choose", "instruction_set"]
 
-# Best first.  Every feature that the kernels' code may use must be listed: a missing one kills the process.
+# Every feature that the kernels' code may use must be listed: a missing one kills the process.
+_V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni")
+# Best first.
 _SETS: tuple[tuple[type[Portable], tuple[str, ...]], ...] = (
-    (AVX512, ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512vnni", "avx2", "fma", "f16c", "bmi2")),
-    (AVX2, ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")),
+    (AVX512BF16, (*_V4, "avx512bf16")),
+    (AVX512, _V4),
+    (AVXVNNI, (*_V3, "avxvnni")),
+    (AVX2, _V3),
     (Portable, ()),
 )
 
 
 def instruction_set(name: str) -> type[Portable]:
-    """The instruction set called `name`, whether or not this CPU has it."""
+    """The instruction set called `name`, whether or not this CPU has it.
+
+    `NAME@HOST` is NAME with the instructions of HOST: the same tiles and the same steps, for tests on other machines.
+    """
+    name, _, host = name.partition("@")
+    if host:
+        return emulated(instruction_set(name), instruction_set(host))
     for kind, _ in _SETS:
         if kind.name == name:
             return kind
@@ -41,6 +55,6 @@ def choose(requested: str | None = None) -> str:
     """The instruction set to run: `requested`, else LEPTON_ISA, else the best that this CPU has."""
     name = requested or os.environ.get("LEPTON_ISA") or available()[0]
     instruction_set(name)
-    if name not in available():
+    if (name.partition("@")[2] or name) not in available():
         raise MachineError(f"LEPTON_ISA: this CPU lacks {name!r}; it has {', '.join(available())}")
     return name

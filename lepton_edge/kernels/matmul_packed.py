@@ -19,36 +19,11 @@ PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
 ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "block_bytes")
 
 
-def unpack(isa: Any, name: str, weights: Any, offset: int) -> list:
-    """The eight registers of one group of one block: columns 0..3, 4..7, … of its 16 rows."""
-    if name == "q8":
-        return [isa.load_i32(weights, offset + 64 * c) for c in range(8)]
-    pairs = [isa.load_i32(weights, offset + 64 * c) for c in range(4)]
-    return [half(v) for v in pairs for half in (isa.low_nibbles, isa.high_nibbles)]
-
-
 def group_product(name: str, tokens: int, blocks: int) -> Callable:
-    """A tile's accumulators plus the products of one group of 32 columns."""
+    """A tile's accumulators plus the products of one group of 32 columns, as the instruction set spells them."""
 
     def body(isa: Any, total: list, weights: Any, scales: Any, x: Any, block_bytes: Any) -> Sequence:
-        shift = 0 if name == "q4" else isa.q8_bias_shift
-        dot = isa.dot_q4 if name == "q4" else isa.dot_q8
-        unpacked, scale = [], []
-        for _ in range(blocks):
-            unpacked.append(unpack(isa, name, weights, 0))
-            scale.append(isa.load_f16(scales))
-            weights, scales = isa.b.add(weights, block_bytes), isa.b.add(scales, block_bytes)
-        for t in range(tokens):
-            columns = [isa.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
-            x_scale = isa.broadcast_f32(x, tokens * 32 + 4 * t)
-            start = isa.zero_i32()
-            if shift is not None:
-                start = isa.shift_left(isa.broadcast_i32(x, tokens * 36 + 4 * t), shift)
-            for b in range(blocks):
-                i = t * blocks + b
-                product = isa.to_f32(dot(start, unpacked[b], columns))
-                total[i] = isa.fma(product, isa.mul(scale[b], x_scale), total[i])
-        return total
+        return isa.group_products(name, total, weights, scales, x, block_bytes, tokens, blocks)
 
     return unrolled(body, tokens * blocks, i64, i64, i64, i64)
 

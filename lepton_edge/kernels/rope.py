@@ -11,7 +11,7 @@ import numpy as np
 
 from .cache import cache, groups_of, page_of
 from .common import F0, F1, at, each_token
-from .layout import GROUP, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
+from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
     fma,
@@ -105,12 +105,12 @@ def put_group(x, codes, scale):
 @jit
 def put_q8_head(k, v, position, d, scratch, values):
     groups = groups_of(d)
-    block, i = position // 16 * groups, position % 16
-    key_scales, codes = k + PAGE * groups * GROUP, scratch + groups * GROUP * 4
+    block, i = k + position // 16 * groups * KEY_BYTES, position % 16
+    codes = scratch + groups * GROUP * 4
     for g in range(groups):
-        put_group(scratch + g * GROUP * 4, codes, key_scales + (block + g) * 32 + i * 2)
+        put_group(scratch + g * GROUP * 4, codes, block + groups * 512 + g * 32 + i * 2)
         for c in range(0, GROUP, 4):
-            put_i32(k + (block + g) * 512 + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
+            put_i32(block + g * 512 + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
     copy(values, scratch, d)
     value_scales = v + PAGE * groups * GROUP
     for g in range(groups):

@@ -39,20 +39,28 @@ def barrier(sync, threads, yielding):
 
 
 @jit
+def stamp(stamps, i):
+    """Keep the time as a thread's stamp i, where stamps are asked for."""
+    if stamps != 0:
+        put_i64(stamps + 8 * i, clock())
+
+
+@jit
 def walk(row, context, thread):
     """Run the program at `context`; `row` is unused, so that this is called like every kernel."""
     sync, threads, yielding = at(context, SYNC), at(context, THREADS), at(context, YIELD)
-    stamps = at(context, STAMPS)
+    rows, stamps = at(context, ROWS), at(context, STAMPS)
+    if stamps != 0:
+        stamps += thread * (rows + 1) * 16
     row = at(context, PROGRAM)
-    for i in range(at(context, ROWS)):
-        if stamps != 0 and thread == 0:
-            put_i64(stamps + 8 * i, clock())
+    for i in range(rows):
+        stamp(stamps, 2 * i)
         call_kernel(get_i64(row + 8 * KERNEL), row, context, thread)
+        stamp(stamps, 2 * i + 1)
         if get_i64(row + 8 * BARRIER) != 0 and barrier(sync, threads, yielding) != 0:
             break
         row += 8 * ROW
-    if stamps != 0 and thread == 0:
-        put_i64(stamps + 8 * at(context, ROWS), clock())
+    stamp(stamps, 2 * rows)
     atomic_store(sync + FINISHED + 8 * thread, 1)
 
 

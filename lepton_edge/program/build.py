@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError
-from ..kernels.layout import BLOCK, GROUP, QUERY_TILE, attention_scratch, kv_bytes, partial_bytes
+from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, attention_scratch, kv_bytes, partial_bytes
 from ..kernels.ops import TOKENS, WANTED
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
@@ -59,7 +59,8 @@ class _Builder:
         program.page_bytes = spec.layers * self.layer_bytes
         program.query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))
         program.partial_bytes = partial_bytes(group, spec.head_dim)
-        program.scratch_bytes = pad(attention_scratch(program.query_tile * group, spec.head_dim), 128)
+        scratch = max(attention_scratch(program.query_tile * group, spec.head_dim), PANEL_BYTES)
+        program.scratch_bytes = pad(scratch, 128)
 
     def embed(self) -> None:
         name = self.use_weight("embed")

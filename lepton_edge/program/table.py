@@ -4,6 +4,7 @@ Nothing here is an address yet: an executor allocates the buffers and binds the 
 names themselves (`reference.py`).
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -53,6 +54,11 @@ class Row:
     count: int = TOKENS
     barrier: bool = True
     label: str = ""
+
+    @property
+    def part(self) -> str:
+        """The label without its layer: what the rows of all layers have in common."""
+        return re.sub(r"^layer \d+ ?", "", self.label)
 
 
 @dataclass

@@ -106,7 +106,7 @@ class Pool:
     def run(self, context: int, long: bool) -> bool:
         """Run one step; -> whether it was cancelled.  KeyboardInterrupt cancels the step and propagates."""
         workers = self._start()
-        self._drain()
+        self.drain()
         step = workers.step + 1
         try:
             self._finished[:] = 0
@@ -133,12 +133,12 @@ class Pool:
                 workers.wake(0 if long else 1)
                 if not long and not self._finished[0]:
                     self._walk(0, workers.context, 0)
-                self._drain()
+                self.drain()
                 return
             except KeyboardInterrupt:
                 continue
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Wait until every thread has left the step before: a matter of microseconds."""
         while not self._finished.all():
             time.sleep(0)
@@ -157,6 +157,6 @@ class Pool:
     def close(self) -> None:
         """End the worker threads; a later `run` starts new ones."""
         if self._workers is not None:
-            self._drain()
+            self.drain()
             self._end()
             self._workers = None

@@ -17,7 +17,7 @@ QWEN2 = spec_from_config(SHAPES["qwen2.5-0.5b"], "qwen2.5-0.5b")
 SMALL = dataclasses.replace(QWEN2, hidden=64, ffn=96, layers=2, heads=2, kv_heads=1, head_dim=32, vocab=40)
 
 
-@pytest.mark.parametrize(("format", "kind"), [("q4", "Q4_0"), ("q8", "Q8_0")])
+@pytest.mark.parametrize(("format", "kind"), [("q4", "Q4_0"), ("q8", "Q8_0"), ("bf16", "BF16")])
 def test_file_is_the_shape_in_one_format(tmp_path, format, kind):
     path = tmp_path / gguf_name("small", format)
     gguf_random.write(SMALL, format, path)
@@ -36,6 +36,7 @@ def test_file_is_the_shape_in_one_format(tmp_path, format, kind):
         weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         assert weights.shape == shape
         # Codes are uniform and scales vary by a half: the spread is sqrt(13/12) of 1/sqrt(columns), within sampling.
+        # bf16 is uniform with a spread of 1/sqrt(columns).
         assert 0.9 < weights.std() * shape[1] ** 0.5 < 1.2
     assert reader.fields["tokenizer.ggml.model"].contents() == "no_vocab"
     assert [path.name for path in tmp_path.iterdir()] == [gguf_name("small", format)]

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from bench.results import Result, ResultsError, append, newest, read, speedup
+from bench.results import Result, ResultsError, append, latest, newest, read, speedup
+
+RUN = "2026-11-23T08:00:00+00:00"
 
 
-def result(engine="lepton_edge", run="2026-11-23T08:00:00+00:00", test="tg64", samples=(3.0, 1.0, 2.0), others=0.0):
-    facts = dict(run=run, host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234", version="1", command="x")
-    case = dict(shape="smollm2-135m", format="q4", threads=2, test=test)
+def result(engine="lepton_edge", run=RUN, test="tg64", samples=(3.0, 1.0, 2.0), others=0.0, cpu="A CPU", isa="avx2"):
+    facts = dict(run=run, host="vm", cpu=cpu, cores=2, system="Linux", commit="abc1234", version="1", command="x")
+    case = dict(shape="smollm2-135m", format="q4", threads=2, isa=isa, test=test)
     return Result(**facts, **case, engine=engine, samples=samples, others=others)
 
 
@@ -34,6 +36,20 @@ def test_newest_is_the_last_run_whatever_the_file_is_called(tmp_path):
     path, results = newest(tmp_path)
     assert path.name == "2026-11-23-a.jsonl"
     assert results == [result(run=new), result("llama.cpp", run=new)]
+
+
+def test_newest_has_the_newest_run_of_each_machine_in_that_file(tmp_path):
+    old, new, newer = (f"2026-11-23T{hour}:00:00+00:00" for hour in ("08", "09", "10"))
+    runs = [result(run=old), result(run=new), result(run=old, cpu="B CPU"), result(run=newer, cpu="B CPU")]
+    append(tmp_path / "a.jsonl", runs)
+    append(tmp_path / "b.jsonl", [result(run=new, cpu="C CPU")])
+    assert newest(tmp_path) == (tmp_path / "a.jsonl", [result(run=newer, cpu="B CPU"), result(run=new)])
+
+
+def test_what_was_measured_again_counts_once():
+    first, again = result(others=0.9), result(others=0.0)
+    other = [result("llama.cpp"), result(test="pp512"), result(isa="avx512"), result(cpu="B CPU")]
+    assert latest([first, *other, again]) == [again, *other]
 
 
 def test_no_results_says_how_to_make_some(tmp_path):
@@ -70,3 +86,4 @@ def test_speedup_compares_medians_of_the_same_case():
     peer = result("llama.cpp", samples=(4.0,))
     assert speedup(peer, [other_test, ours, peer]) == 1.5
     assert speedup(peer, [other_test, peer]) is None
+    assert speedup(peer, [result(samples=(6.0,), isa="avx512"), peer]) is None

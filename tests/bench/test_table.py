@@ -10,10 +10,10 @@ from bench.results import Result, ResultsError, append
 README = f"# Title\n\n{table.BEGIN}\nold\n{table.END}\n\nAfter.\n"
 
 
-def result(engine, shape, test, *samples, others=0.01):
-    facts = dict(run="2026-11-23T08:00:00+00:00", host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234")
+def result(engine, shape, test, *samples, others=0.01, format="q4", isa="avx2", cpu="A CPU"):
+    facts = dict(run="2026-11-23T08:00:00+00:00", host="vm", cpu=cpu, cores=2, system="Linux", commit="abc1234")
     versions = {"lepton_edge": "0.1.0", "llama.cpp": "0c1e570"}
-    case = dict(shape=shape, format="q4", threads=2, test=test)
+    case = dict(shape=shape, format=format, threads=2, isa=isa, test=test)
     return Result(**facts, **case, engine=engine, version=versions[engine], command="x", samples=samples, others=others)
 
 
@@ -27,21 +27,51 @@ RESULTS = [
 
 def test_rows_are_cases_in_the_order_of_the_shapes_and_we_come_first():
     lines = table.render(RESULTS, "bench/results/x.jsonl").splitlines()
-    assert lines[:4] == [
+    assert lines[:2] == ["**A CPU, 2 cores, avx2**, Linux, 2026-11-23", ""]
+    assert lines[2:6] == [
         "| model shape | weights | test | lepton_edge | llama.cpp |",
         "|---|---|---|---:|---:|",
         "| smollm2-135m | q4 | pp256 | **2775 (2775–2775)** | 1850 (1850–1850), 1.50× |",
         "| llama-3.2-1b | q4 | tg64 | **60.0 (59.0–61.0)** | 50.0 (49.0–51.0), 1.20× |",
     ]
-    assert lines[4] == ""
-    for fact in ("2 threads", "A CPU", "2026-11-23", "lepton_edge 0.1.0", "llama.cpp 0c1e570", "abc1234", "x.jsonl"):
-        assert fact in lines[5]
+    assert lines[6] == ""
+    caption = " ".join(lines[7:])
+    for fact in ("2 threads", "lepton_edge 0.1.0", "llama.cpp 0c1e570", "abc1234", "x.jsonl", "1 or 3 rounds"):
+        assert fact in caption
+    assert max(map(len, lines)) <= 120
 
 
 def test_a_case_that_an_engine_did_not_do_is_a_dash():
     lines = table.render([RESULTS[0], RESULTS[3]], "x").splitlines()
-    assert lines[2] == "| smollm2-135m | q4 | pp256 | **2775 (2775–2775)** | – |"
-    assert lines[3] == "| llama-3.2-1b | q4 | tg64 | – | 50.0 (49.0–51.0) |"
+    assert lines[4] == "| smollm2-135m | q4 | pp256 | **2775 (2775–2775)** | – |"
+    assert lines[5] == "| llama-3.2-1b | q4 | tg64 | – | 50.0 (49.0–51.0) |"
+
+
+def test_rows_of_a_shape_go_from_few_bits_to_many_and_from_short_to_long():
+    cases = [("bf16", "tg32"), ("q8", "pp512"), ("q4", "tg64 @ d4096"), ("q4", "tg64 x8"), ("q4", "tg64"),
+             ("q4", "pp4096"), ("q4", "pp512")]  # fmt: skip
+    shuffled = [result("lepton_edge", "smollm2-135m", test, 1.0, format=format) for format, test in cases]
+    rows = [line.split(" | ")[1:3] for line in table.render(shuffled, "x").splitlines()[4:11]]
+    assert rows == [list(case) for case in reversed(cases)]
+
+
+def test_a_test_that_is_set_against_another_of_ours_gives_the_ratio():
+    ours = [result("lepton_edge", "smollm2-135m", test, speed) for test, speed in (("tg64", 200.0), ("tg64 x8", 700.0))]
+    peer = result("llama.cpp", "smollm2-135m", "tg64 x8", 350.0)
+    lines = table.render([*ours, peer], "x").splitlines()
+    assert lines[5] == (
+        "| smollm2-135m | q4 | tg64 x8 | **700 (700–700)**, 3.50 of tg64 | 350 (350–350), 2.00× |"
+    )
+
+
+def test_machines_and_instruction_sets_are_kept_apart():
+    newer = [result("lepton_edge", "smollm2-135m", "tg64", speed, isa=isa, cpu="B CPU")
+             for isa, speed in (("avx512", 300.0), ("avx2", 150.0))]  # fmt: skip
+    lines = table.render([*newer, *RESULTS], "x").splitlines()
+    assert lines[0] == "**B CPU, 2 cores, avx512 and avx2**, Linux, 2026-11-23"
+    assert "| smollm2-135m | q4 (avx2) | tg64 | **150 (150–150)** |" in lines
+    assert "| smollm2-135m | q4 (avx512) | tg64 | **300 (300–300)** |" in lines
+    assert "| smollm2-135m | q4 | pp256 | **2775 (2775–2775)** | 1850 (1850–1850), 1.50× |" in lines
 
 
 def test_only_what_is_between_the_markers_changes():

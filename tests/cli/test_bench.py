@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lepton_edge.cli import bandwidth, bench, main
+from lepton_edge.cli import bench, limits, main
+from lepton_edge.cli.limits import Limits
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.models.registry import spec_from_config
 
@@ -22,31 +23,31 @@ class FakeEngine:
     def __init__(self) -> None:
         self.now = 0.0
         self.calls: list[tuple[int, int]] = []  # (first position, tokens)
-        self.cached = 0
-        self.open_slots = 0
+        self.cached: dict[int, int] = {}  # open slot -> its positions
         self.closed = False
 
     def open(self) -> int:
-        self.open_slots += 1
-        self.cached = 0
-        return 7
+        slot = 7 + len(self.cached)
+        self.cached[slot] = 0
+        return slot
 
     def close_slot(self, slot: int) -> None:
-        self.open_slots -= 1
+        del self.cached[slot]
 
     def truncate(self, slot: int, length: int) -> None:
-        assert length <= self.cached
-        self.cached = length
+        assert length <= self.cached[slot]
+        self.cached[slot] = length
 
     def forward(self, tokens, slots, positions, wanted):
         count = len(tokens)
         assert all(array.dtype == np.int32 for array in (tokens, slots, positions, wanted))
-        assert set(slots.tolist()) == {7}
-        assert positions.tolist() == list(range(self.cached, self.cached + count))
-        assert wanted.tolist() == [count - 1]
         assert count <= self.max_batch and tokens.min() >= 0 and tokens.max() < self.vocab
-        self.calls.append((self.cached, count))
-        self.cached += count
+        self.calls.append((int(positions[0]), count))
+        for slot in self.cached:
+            (mine,) = np.nonzero(slots == slot)
+            assert positions[mine].tolist() == list(range(self.cached[slot], self.cached[slot] + len(mine)))
+            self.cached[slot] += len(mine)
+        assert wanted.tolist() == [np.nonzero(slots == slot)[0][-1] for slot in self.cached]
         self.now += 0.001 * (1 + count)
 
     def close(self) -> None:
@@ -58,7 +59,7 @@ def engine(monkeypatch) -> FakeEngine:
     fake = FakeEngine()
     monkeypatch.setattr(bench, "_engine", lambda arguments: fake)
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: fake.now))
-    monkeypatch.setattr(bandwidth, "read_bandwidth", lambda threads: 10e9)
+    monkeypatch.setattr(limits, "limits", lambda isa, threads, notify: Limits(10e9, 50e9, 20e9))
     return fake
 
 
@@ -73,7 +74,7 @@ def test_prompts_go_in_chunks_and_steps_singly(engine, capsys) -> None:
     assert (pp["test"], pp["n"], pp["samples"]) == ("pp100", 100, [980.39, 980.39])  # 100 tokens in 102 ms
     assert (tg["test"], tg["n"], tg["samples"]) == ("tg3", 3, [500.0, 500.0])
     assert (tg["tok_s_mean"], tg["tok_s_stdev"]) == (500.0, 0.0)
-    assert engine.open_slots == 0 and engine.closed
+    assert not engine.cached and engine.closed
 
 
 def test_the_share_of_the_bandwidth_is_of_steps_only(engine, capsys) -> None:
@@ -87,6 +88,21 @@ def test_depth_is_filled_once_and_kept(engine, capsys) -> None:
     (tg,) = rows(capsys, "-p", "0", "-n", "2", "-d", "70", "-r", "1")
     assert tg["test"] == "tg2 @ d70"
     assert engine.calls == [(0, 64), (64, 6), (70, 1), (71, 1), (70, 1), (71, 1)]
+
+
+def test_a_batch_takes_a_token_of_every_sequence_in_each_step(engine, capsys) -> None:
+    pp, tg = rows(capsys, "-p", "8", "-n", "3", "-b", "4", "-d", "20", "-r", "1")
+    assert [pp["test"], tg["test"]] == ["pp8 @ d20", "tg3 x4 @ d20"]
+    assert engine.calls == [(0, 20)] + [(20, 8)] * 2 + [(0, 64), (16, 16)] + [(20, 4), (21, 4), (22, 4)] * 2
+    assert (tg["n"], tg["samples"]) == (3, [800.0])  # 12 tokens in 15 ms
+    assert tg["bandwidth_share"] == 0.1  # 200 steps of 5 MB at 10 GB/s
+    assert not engine.cached
+
+
+@pytest.mark.parametrize("batch", ["0", "65"])
+def test_a_batch_that_no_step_takes_is_an_error(engine, capsys, batch: str) -> None:
+    assert main(["bench", "-b", batch]) == 2
+    assert "1 to 64" in capsys.readouterr().err
 
 
 def test_markdown_fits_80_columns(engine, capsys) -> None:
@@ -116,9 +132,3 @@ def test_nothing_to_measure_is_an_error(engine, capsys, flags: list[str]) -> Non
 def test_the_shapes_have_the_published_sizes(name: str, parameters: int) -> None:
     spec = spec_from_config(SHAPES[name], name)
     assert sum(int(np.prod(shape)) for shape in spec.tensors().values()) == parameters
-
-
-def test_the_read_bandwidth_is_plausible(monkeypatch) -> None:
-    monkeypatch.setattr(bandwidth, "SIZE", 32 << 20)
-    monkeypatch.setattr(bandwidth, "PASSES", 1)
-    assert 1e8 < bandwidth.read_bandwidth(2) < 1e13

@@ -1,7 +1,7 @@
 """All kernels are compiled before the first test, for every instruction set: together it takes half as long."""
 
 import pytest
-from kernels.harness import ISAS
+from kernels.harness import EMULATED, ISAS
 
 from lepton_edge.kernels.library import kernels
 from lepton_edge.kernels.ops import OPS
@@ -11,3 +11,5 @@ from lepton_edge.kernels.ops import OPS
 def compiled() -> None:
     for isa in ISAS:
         kernels([*OPS, "walk"], isa)
+    for isa in EMULATED:
+        kernels([*(op for op in OPS if op.startswith("matmul")), "quantize", "walk"], isa)

@@ -21,6 +21,8 @@ from lepton_edge.runtime.memory import aligned_zeros
 from lepton_edge.runtime.pool import Pool, yield_address
 
 ISAS = available()
+# Sets that this CPU lacks: their tiles, lanes and order of sums, with the instructions that it has.
+EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni") if n not in ISAS)
 U = 2.0**-24  # the relative error of one float32 operation, at most
 GUARD = 0xFF  # as floats of any width: NaN
 
@@ -71,7 +73,7 @@ class Rig:
 
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
-                 scratch_bytes: int = 4096, partial_bytes: int = 0) -> None:  # fmt: skip
+                 scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0) -> None:  # fmt: skip
         """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()

@@ -165,7 +165,7 @@ def test_cache_folder(monkeypatch, tmp_path):
 
 def test_generic_is_everywhere_and_the_best_comes_first():
     assert available()[-1] == "generic"
-    assert list(available()) == [isa for isa in ("avx512", "avx2", "generic") if isa in available()]
+    assert list(available()) == [isa for isa in ("avx512bf16", "avx512", "avxvnni", "avx2", "generic") if isa in available()]
 
 
 def test_choose(monkeypatch):
@@ -174,7 +174,7 @@ def test_choose(monkeypatch):
     monkeypatch.setenv("LEPTON_ISA", "generic")
     assert choose() == "generic"
     monkeypatch.setenv("LEPTON_ISA", "mmx")
-    with pytest.raises(MachineError, match="LEPTON_ISA: no instruction set 'mmx'; known are avx512, avx2, generic"):
+    with pytest.raises(MachineError, match="LEPTON_ISA: no instruction set 'mmx'; known are avx512bf16, avx512, avxvnni, avx2, generic"):
         choose()
     with pytest.raises(MachineError, match="no instruction set ''"):
         instruction_set("")

@@ -109,9 +109,16 @@ def test_cancel_before_the_first_row(isa, barriers):
 
 @each_isa
 def test_clocks(isa):
-    """Where asked for, thread 0 stamps the start of each row and the end."""
-    chain = Chain(isa, 4, threads=1)
-    stamps = np.zeros(5, np.int64)
+    """Where asked for, every thread stamps the start and the end of its share of each row, and its end."""
+    chain = Chain(isa, 4, threads=2)
+    stamps = np.zeros((3, 5, 2), np.int64)
     chain.context[layout.STAMPS // 8] = stamps.ctypes.data
-    chain.end(chain.start(0))
-    assert stamps[0] > 0 and (np.diff(stamps) > 0).all()
+    first = chain.start(0)
+    time.sleep(0.02)
+    chain.end(first, chain.start(1))
+    assert not stamps[2].any() and not stamps[:, 4, 1].any()
+    for own in stamps[:2].reshape(2, -1)[:, :-1]:
+        assert own[0] > 0 and (np.diff(own) > 0).all()
+    waits = stamps[:2, 1:, 0] - stamps[:2, :-1, 1]
+    # Thread 0 did all of row 0, then waited for thread 1 to come: of all waits this one must be the longest.
+    assert waits.argmax() == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels.harness import ISAS, U
+from kernels.harness import EMULATED, ISAS, U
 from processes import run_python
 
 GIVEN = {
@@ -28,10 +28,10 @@ LIMITS = [(base, low, high) for base in (0, 32) for low in (0, 31, 33, 40, 48) f
 GIVEN["limits"] = np.array([*LIMITS, (0, 0, 1 << 24), (1 << 24, 0, (1 << 24) + 3)], np.int64)
 
 
-@pytest.fixture(scope="module", params=ISAS)
+@pytest.fixture(scope="module", params=[*ISAS, *EMULATED])
 def found(request, tmp_path_factory):
     """What every word made of GIVEN."""
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(request.param.replace("@", "_"))
     np.savez(folder / "in.npz", **GIVEN)
     run_python(Path(__file__).parent / "words_program.py", request.param, folder / "in.npz", folder / "out.npz")
     return dict(np.load(folder / "out.npz"))
@@ -124,3 +124,43 @@ def test_scalars(found):
     assert (y[544:608].view(np.float32) == raw.view(np.float32)[1]).all()
     counter = y[608:].view(np.int64)
     assert counter[:3].tolist() == [0, 5, 5] and counter[3] == raw.view(np.int64)[0] and counter[4] > 0
+
+
+# -- words at the width of the machine's own registers -------------------------------------------------------------
+
+
+def bf16(x):
+    """float32 -> the bits of the nearest bf16, ties to even; NaN becomes a NaN."""
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(x), bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
+def widened(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def test_round_pairs(found):
+    """In the order of the floats; instructions may flush what is below the smallest normal float to zero."""
+    x, y = GIVEN["floats"], found["round_pairs"]
+    tiny = np.abs(x) < 2.0**-126
+    assert np.array_equal(y[~tiny], bf16(x)[~tiny])
+    assert ((y == bf16(x)) | (y & 0x7FFF == 0))[tiny].all()
+
+
+def test_dot_bf16(found):
+    """Rounded after each of the two products."""
+    lanes = found["lanes"]
+    parts = GIVEN["pairs"][: found["dot_bf16"].size * 5].reshape(-1, 5 * lanes).astype(np.float32)
+    total, a, b = parts[:, :lanes], parts[:, lanes : 3 * lanes], parts[:, 3 * lanes :]
+    terms = (widened(bf16(a)).astype(np.float64) * widened(bf16(b))).reshape(-1, lanes, 2)
+    size = np.abs(total) + np.abs(terms).sum(2)
+    exact = total + terms.sum(2)
+    assert (np.abs(found["dot_bf16"].reshape(-1, lanes) - exact) <= 4 * U * size + 1e-37).all()
+
+
+def test_sum_four(found):
+    lanes = found["lanes"]
+    terms = GIVEN["pairs"].reshape(-1, 4, lanes).astype(np.float64)
+    error = np.abs(found["sum_four"].reshape(-1, 4) - terms.sum(2))
+    assert (error <= 4 * U * np.abs(terms).sum(2)).all()

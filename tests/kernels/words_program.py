@@ -6,6 +6,7 @@ A process of its own, because the instruction set must be chosen before Numba is
 import sys
 
 import numpy as np
+from llvmlite import ir
 
 from lepton_edge.kernels import build
 
@@ -76,6 +77,39 @@ for name, word in (("add", w.add), ("sub", w.sub), ("mul", w.mul), ("div", w.div
 pairs("fma", w.jit(lambda a, b: w.fma(a, b, a)))
 
 
+LANES = w.ISA.lanes
+
+
+def at_native_width(name, x, y, step, emit):
+    """results[name] = y, as `emit(isa, x address, y address)` stores it; `step`: bytes of x and of y for each call."""
+    dx, dy, body = *step, w.word(emit, w.void, w.i64, w.i64)
+
+    @w.jit
+    def run(x, y, count):
+        for i in range(count):
+            body(x + i * dx, y + i * dy)
+
+    run(x.ctypes.data, y.ctypes.data, x.nbytes // dx)
+    results[name] = y
+
+
+def two(isa, x):
+    return isa.round_pairs(*(isa.load_row("f32", x, part) for part in (0, 4 * LANES)))
+
+
+floats, numbers = given["floats"], given["pairs"]
+at_native_width("round_pairs", floats, np.zeros(floats.size, f16), (8 * LANES, 4 * LANES),
+                lambda isa, x, y: isa.store(y, 0, two(isa, x)))  # fmt: skip
+at_native_width("dot_bf16", numbers[: numbers.size // 80 * 80], np.zeros(numbers.size // 80 * 16, f32),
+                (20 * LANES, 4 * LANES),
+                lambda isa, x, y: isa.store(y, 0, isa.dot_bf16(
+                    isa.load_row("f32", x), two(isa, isa.b.add(x, ir.Constant(ir.IntType(64), 4 * LANES))),
+                    two(isa, isa.b.add(x, ir.Constant(ir.IntType(64), 12 * LANES))))))  # fmt: skip
+at_native_width("sum_four", numbers, np.zeros(numbers.size // LANES, f32), (16 * LANES, 16),
+                lambda isa, x, y: isa.store(y, 0, isa.sum_four(
+                    *(isa.load_row("f32", x, 4 * LANES * i) for i in range(4)))))  # fmt: skip
+
+
 @w.jit
 def some(kind, x, y, n):
     if kind == 0:
@@ -126,4 +160,4 @@ def scalars(x, y):
 
 results["scalars"] = np.zeros(648, np.uint8)
 scalars(given["pairs"].ctypes.data, results["scalars"].ctypes.data)
-np.savez(target, **results)
+np.savez(target, **results, lanes=LANES)

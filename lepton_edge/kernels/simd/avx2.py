@@ -5,7 +5,7 @@ from typing import Any
 from llvmlite import ir
 
 from .avx512 import clamp_f16
-from .portable import I8, I16, I32, VF, VH, VI, VS, Portable, Value, call, constant
+from .portable import F32, HALF, I8, I16, I32, VH, VI, VS, Portable, Value, call, constant, fused, lanes_of
 
 BYTES, PAIRS, WORDS = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 
@@ -14,16 +14,19 @@ class AVX2(Portable):
     name = "avx2"
     cpu = "x86-64-v3"
     features = ""
+    register_bytes, chains = 32, 6
     tiles = ((4, 1), (2, 1), (1, 1))
+    lanes = 8
+    plain_tokens = 3
     query_rows = (6, 4, 3, 1)
     query_registers = 6
     q8_bias_shift: int | None = None
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return call(self.b, "llvm.fma.v16f32", VF, a, b, c)
+        return fused(self.b, a, b, c)
 
     def widen_f16(self, v: Value) -> Value:
-        return self.b.fpext(self.b.bitcast(v, VH), VF)
+        return self.b.fpext(self.b.bitcast(v, lanes_of(HALF, v)), lanes_of(F32, v))
 
     def narrow_f16(self, v: Value) -> Value:
         return self.b.bitcast(self.b.fptrunc(clamp_f16(self, v), VH), VS)
@@ -58,15 +61,79 @@ class AVX2(Portable):
         return self.b.add(start, self.join(*totals))
 
     def dot_q8(self, start: Value, weights: Any, x: Any) -> Value:
-        """|w| * (x with w's sign): both at most 127, so a pair is at most 32258 and never saturates."""
-        flip = constant(-128, BYTES)
-        totals = []
-        for half in (0, 1):
-            total = constant(0, WORDS)
-            for w, a in zip(weights, x, strict=True):
-                signed = self.b.xor(self.split(w)[half], flip)
-                size = self.b.select(self.b.icmp_signed("<", signed, constant(0, BYTES)), self.b.neg(signed), signed)
-                turned = call(self.b, "llvm.x86.avx2.psign.b", BYTES, self.split(a)[half], signed)
-                total = self.b.add(total, self.widen_sums(self.pair_sums(size, turned)))
-            totals.append(total)
+        """Eight words of four columns, each widened at once: two pairs would not fit i16."""
+        totals = [constant(0, WORDS), constant(0, WORDS)]
+        for w, a in zip(weights, x, strict=True):
+            for half in (0, 1):
+                more = self.product_q8(self.signed_q8(self.split(w)[half]), self.split(a)[half])
+                totals[half] = self.b.add(totals[half], more)
         return self.b.add(start, self.join(*totals))
+
+    def signed_q8(self, stored: Value) -> tuple[Value, Value]:
+        """(weights, their magnitudes) from weights + 128."""
+        signed = self.b.xor(stored, constant(-128, BYTES))
+        return signed, self.b.select(self.b.icmp_signed("<", signed, constant(0, BYTES)), self.b.neg(signed), signed)
+
+    def product_q8(self, weights: tuple[Value, Value], x: Value) -> Value:
+        """|w| * (x with w's sign), in sums of four: both are at most 127, so a pair is at most 32258 and fits i16."""
+        signed, size = weights
+        turned = call(self.b, "llvm.x86.avx2.psign.b", BYTES, x, signed)
+        return self.widen_sums(self.pair_sums(size, turned))
+
+    def group_products(
+        self, name: str, total: list[Value], weights: Value, scales: Value, x: Value, block_bytes: Value,
+        tokens: int, blocks: int,
+    ) -> list[Value]:  # fmt: skip
+        """Four columns at a time for all tokens: so the sums stay in the 16 registers, and not the weights.
+
+        A single token shares the weights with no other, and takes them as `Portable` does.
+        """
+        if tokens == 1:
+            return super().group_products(name, total, weights, scales, x, block_bytes, tokens, blocks)
+        columns = self.columns_q4 if name == "q4" else self.columns_q8
+        for b in range(blocks):
+            sums: list[list[Value]] = [[constant(0, WORDS)] * 2 for _ in range(tokens)]
+            for c in range(8):
+                columns(sums, weights, x, c)
+                sums = self.in_order(sums)
+            scale = self.load_f16(scales)
+            for t in range(tokens):
+                product = self.join(*sums[t])
+                if name == "q4":
+                    pairs = (self.widen_sums(self.b.bitcast(half, PAIRS)) for half in sums[t])
+                    product = self.b.add(self.join(*pairs), self.broadcast_i32(x, tokens * 36 + 4 * t))
+                scaled = self.mul(scale, self.broadcast_f32(x, tokens * 32 + 4 * t))
+                total[t * blocks + b] = self.fma(self.to_f32(product), scaled, total[t * blocks + b])
+            weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+        return total
+
+    def in_order(self, sums: list[list[Value]]) -> list[list[Value]]:
+        """The same values, but computed by now: LLVM would reorder the sums token by token, and spill the weights."""
+        flat = [half for pair in sums for half in pair]
+        kinds = [v.type for v in flat]
+        kind = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+        constraints = ["=x"] * len(flat) + [str(i) for i in range(len(flat))]
+        result = self.b.asm(kind, "", ",".join(constraints), flat, side_effect=True)
+        flat = [self.b.extract_value(result, i) for i in range(len(flat))]
+        return [flat[i : i + 2] for i in range(0, len(flat), 2)]
+
+    def columns_q4(self, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+        """Add the products of columns 4c … 4c+3 to each token's two halves of i16 pair sums (see `dot_q4`)."""
+        halves = []
+        for half in (0, 1):
+            v = self.load(weights, 64 * (c // 2) + 32 * half, WORDS)
+            v = self.b.and_(self.b.lshr(v, constant(4, WORDS)) if c % 2 else v, constant(0x0F0F0F0F, WORDS))
+            halves.append(self.b.bitcast(v, BYTES))
+        for t, pair in enumerate(sums):
+            repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
+            for half in (0, 1):
+                old = self.b.bitcast(pair[half], PAIRS)
+                pair[half] = self.b.bitcast(self.b.add(old, self.pair_sums(halves[half], repeated)), WORDS)
+
+    def columns_q8(self, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+        """Add the products of columns 4c … 4c+3 to each token's two halves of i32 sums."""
+        halves = [self.signed_q8(self.load(weights, 64 * c + 32 * half, BYTES)) for half in (0, 1)]
+        for t, pair in enumerate(sums):
+            repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
+            for half in (0, 1):
+                pair[half] = self.b.add(pair[half], self.product_q8(halves[half], repeated))

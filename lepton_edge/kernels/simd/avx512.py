@@ -4,23 +4,26 @@ from typing import Any
 
 from llvmlite import ir
 
-from .portable import VF, VH, VI, VS, Portable, Value, call
+from .portable import F32, HALF, VF, VH, VI, VS, Portable, Value, call, fused, lanes_of
 
 
 class AVX512(Portable):
     name = "avx512"
     cpu = "x86-64-v4"
     features = "+avx512vnni,-prefer-256-bit"
+    register_bytes, register_letter, chains = 64, "v", 12
     tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 1)
     query_registers = 16
+    lanes = 16
+    plain_tokens = 6
     q8_bias_shift: int | None = 4
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        return call(self.b, "llvm.fma.v16f32", VF, a, b, c)
+        return fused(self.b, a, b, c)
 
     def widen_f16(self, v: Value) -> Value:
-        return self.b.fpext(self.b.bitcast(v, VH), VF)
+        return self.b.fpext(self.b.bitcast(v, lanes_of(HALF, v)), lanes_of(F32, v))
 
     def narrow_f16(self, v: Value) -> Value:
         return self.b.bitcast(self.b.fptrunc(clamp_f16(self, v), VH), VS)

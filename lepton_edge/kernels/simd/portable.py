@@ -27,6 +27,16 @@ def call(builder: Any, name: str, result: Any, *args: Value) -> Value:
     return builder.call(function, args)
 
 
+def lanes_of(kind: Any, v: Value) -> Any:
+    """The vector type of as many `kind` as v has lanes."""
+    return ir.VectorType(kind, v.type.count)
+
+
+def fused(builder: Any, a: Value, b: Value, c: Value) -> Value:
+    """a * b + c in one instruction, for vectors of any width; only where the machine has it."""
+    return call(builder, f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
+
+
 def constant(value: float | int | Sequence[int], kind: Any) -> Value:
     """A constant; a vector type repeats a single value in all lanes."""
     if isinstance(kind, ir.VectorType) and not isinstance(value, Sequence):
@@ -39,11 +49,18 @@ class Portable:
 
     name = "generic"
     cpu, features = "x86-64", ""
+    register_bytes, register_letter = 16, "x"  # of the machine: its width, and how inline assembly calls its kind
+    chains = 3  # accumulators of the probes: twelve registers of the machine hide what an fma takes, up to 5 cycles
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
-    # Widths in which query rows share a register of keys or values, widest first, and how many sums are in registers.
+    # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4
+    # Row-major weights: f32 lanes of one of the machine's own registers, and tokens that share four rows of weights.
+    lanes = 4
+    plain_tokens = 2
+    # Whether products of bf16 weights are taken in pairs (`dot_bf16`), which rounds the activations to bf16 too.
+    bf16_pairs = False
     # The group dot product of q8 starts at (-8 * sum of x) << this, or at 0 where None (weights made signed first).
     q8_bias_shift: int | None = None
 
@@ -67,15 +84,15 @@ class Portable:
 
     def load_some(self, address: Value, n: Value, kind: Any) -> Value:
         """The first n lanes at `address`, zeros in the rest; memory past them is not touched."""
-        name = {VF: "v16f32", VS: "v16i16"}[kind]
+        name = f"v{kind.count}{'f32' if kind.element == F32 else 'i16'}"
         zero = ir.Constant(kind, None)
         return call(self.b, f"llvm.masked.load.{name}.p0", kind, self.pointer(address, 0, kind),
-                    ir.Constant(I32, 1), self.first(n), zero)  # fmt: skip
+                    ir.Constant(I32, 1), self.first(n, kind.count), zero)  # fmt: skip
 
-    def first(self, n: Value) -> Value:
-        """The mask of the first n lanes (n may exceed 16)."""
-        count = self.splat(self.b.trunc(n, I32), VI)
-        return self.b.icmp_signed("<", constant(list(range(LANES)), VI), count)
+    def first(self, n: Value, lanes: int = LANES) -> Value:
+        """The mask of the first n lanes (n may exceed them)."""
+        count = self.splat(self.b.trunc(n, I32), ir.VectorType(I32, lanes))
+        return self.b.icmp_signed("<", constant(list(range(lanes)), count.type), count)
 
     def load_f32(self, address: Value, offset: int = 0) -> Value:
         return self.load(address, offset, VF)
@@ -133,7 +150,8 @@ class Portable:
 
     def splat(self, scalar: Value, kind: Any) -> Value:
         one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
-        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(0, VI))
+        order = constant(0, ir.VectorType(I32, kind.count))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), order)
 
     def splat_f32(self, scalar: Value) -> Value:
         return self.splat(scalar, VF)
@@ -145,13 +163,13 @@ class Portable:
         return self.b.fadd(a, b)
 
     def add_if(self, value: Value, address: Value, offset: int, condition: Value) -> Value:
-        """A scalar, plus the float at address + offset where the condition is not zero (else it is not read)."""
+        """A value, plus the float (or floats) at address + offset where the condition is not 0 (else it is not read)."""
         taken = self.b.icmp_signed("!=", condition, ir.Constant(I64, 0))
         before = self.b.block
         with self.b.if_then(taken):
-            more = self.b.fadd(value, self.load(address, offset, F32))
+            more = self.b.fadd(value, self.load(address, offset, value.type))
             after = self.b.block
-        merged = self.b.phi(F32)
+        merged = self.b.phi(value.type)
         merged.add_incoming(value, before)
         merged.add_incoming(more, after)
         return merged
@@ -255,17 +273,28 @@ class Portable:
     # -- half floats: integer arithmetic, because a machine without the instruction would call a library ---------
 
     def widen_bf16(self, v: Value) -> Value:
-        return self.b.bitcast(self.b.shl(self.b.zext(v, VI), constant(16, VI)), VF)
+        words = lanes_of(I32, v)
+        return self.b.bitcast(self.b.shl(self.b.zext(v, words), constant(16, words)), lanes_of(F32, v))
 
     def widen_f16(self, v: Value) -> Value:
-        b, bits = self.b, self.b.zext(v, VI)
-        sign = b.shl(b.and_(bits, constant(0x8000, VI)), constant(16, VI))
-        body = b.shl(b.and_(bits, constant(0x7FFF, VI)), constant(13, VI))
+        words, floats = lanes_of(I32, v), lanes_of(F32, v)
+        b, bits = self.b, self.b.zext(v, words)
+        sign = b.shl(b.and_(bits, constant(0x8000, words)), constant(16, words))
+        body = b.shl(b.and_(bits, constant(0x7FFF, words)), constant(13, words))
         # Multiplying by 2^112 moves the exponent's bias from 15 to 127, subnormals included.
-        scaled = b.bitcast(b.fmul(b.bitcast(body, VF), constant(2.0**112, VF)), VI)
-        special = b.icmp_signed(">=", body, constant(0x0F800000, VI))
-        finite = b.select(special, b.or_(body, constant(0x7F800000, VI)), scaled)
-        return b.bitcast(b.or_(finite, sign), VF)
+        scaled = b.bitcast(b.fmul(b.bitcast(body, floats), constant(2.0**112, floats)), words)
+        special = b.icmp_signed(">=", body, constant(0x0F800000, words))
+        finite = b.select(special, b.or_(body, constant(0x7F800000, words)), scaled)
+        return b.bitcast(b.or_(finite, sign), floats)
+
+    def narrow_bf16(self, v: Value) -> Value:
+        """Round to nearest even; NaN stays NaN."""
+        b, words = self.b, lanes_of(I32, v)
+        bits = b.bitcast(v, words)
+        odd = b.and_(b.lshr(bits, constant(16, words)), constant(1, words))
+        rounded = b.add(b.add(bits, constant(0x7FFF, words)), odd)
+        rounded = b.select(b.fcmp_unordered("uno", v, v), b.or_(bits, constant(0x400000, words)), rounded)
+        return b.trunc(b.lshr(rounded, constant(16, words)), lanes_of(I16, v))
 
     def narrow_f16(self, v: Value) -> Value:
         """Round to nearest even; values too large become the largest half float, so no infinity is stored."""
@@ -281,6 +310,67 @@ class Portable:
         small = b.fcmp_ordered("<", size, constant(2.0**-14, VF))
         finite = b.or_(b.select(small, tiny, normal), sign)
         return b.trunc(b.select(b.fcmp_unordered("uno", v, v), constant(0x7E00, VI), finite), VS)
+
+    # -- rows of f32, f16 and bf16 weights: registers of `lanes` floats, or of `lanes` pairs of bf16 -------------------
+
+    def load_row(self, name: str, address: Value, offset: int = 0, n: Value | None = None) -> Value:
+        """`lanes` numbers of format `name` as floats; of them the first n, and zeros, where n is given."""
+        kind = ir.VectorType(F32 if name == "f32" else I16, self.lanes)
+        if n is None:
+            value = self.load(address, offset, kind)
+        else:
+            value = self.load_some(self.b.add(address, ir.Constant(I64, offset)), n, kind)
+        return {"f32": lambda v: v, "f16": self.widen_f16, "bf16": self.widen_bf16}[name](value)
+
+    def load_pairs(self, address: Value, offset: int = 0, n: Value | None = None) -> Value:
+        """2 * `lanes` bf16 numbers; of them the first n, and zeros, where n is given.  As floats: no type is for pairs."""
+        kind = ir.VectorType(I16, 2 * self.lanes)
+        if n is None:
+            value = self.load(address, offset, kind)
+        else:
+            value = self.load_some(self.b.add(address, ir.Constant(I64, offset)), n, kind)
+        return self.b.bitcast(value, ir.VectorType(F32, self.lanes))
+
+    def round_pairs(self, low: Value, high: Value) -> Value:
+        """The floats of two registers, rounded to bf16, in one."""
+        order = constant(list(range(2 * self.lanes)), ir.VectorType(I32, 2 * self.lanes))
+        joined = self.b.shuffle_vector(self.narrow_bf16(low), self.narrow_bf16(high), order)
+        return self.b.bitcast(joined, low.type)
+
+    def dot_bf16(self, total: Value, a: Value, b: Value) -> Value:
+        """total[lane] + the products of the lane's upper and of its lower bf16, rounded after each."""
+        words = lanes_of(I32, total)
+        a, b = self.b.bitcast(a, words), self.b.bitcast(b, words)
+        upper = (self.b.bitcast(self.b.and_(v, constant(-65536, words)), total.type) for v in (a, b))
+        lower = (self.b.bitcast(self.b.shl(v, constant(16, words)), total.type) for v in (a, b))
+        return self.fma(*lower, self.fma(*upper, total))
+
+    def sum_four(self, a: Value, b: Value, c: Value, d: Value) -> Value:
+        """The sums over the lanes of four registers, <4 x float>: always in the same order."""
+        lanes = range(a.type.count)
+        while len(lanes) > 4 and a.type.count > 8:
+            a, b, c, d = (self.fold(v) for v in (a, b, c, d))
+            lanes = range(a.type.count)
+
+        def both(u: Value, v: Value, low: Sequence[int], high: Sequence[int]) -> Value:
+            """Lanes picked in every four of u (0..3) and v (4..7), added."""
+            picked = []
+            for order in (low, high):
+                index = [q + i if i < 4 else len(lanes) + q + i - 4 for q in lanes[::4] for i in order]
+                picked.append(self.b.shuffle_vector(u, v, constant(index, lanes_of(I32, u))))
+            return self.b.fadd(*picked)
+
+        ab, cd = (both(u, v, (0, 4, 1, 5), (2, 6, 3, 7)) for u, v in ((a, b), (c, d)))
+        total = both(ab, cd, (0, 1, 4, 5), (2, 3, 6, 7))
+        while total.type.count > 4:
+            total = self.fold(total)
+        return total
+
+    def fold(self, v: Value) -> Value:
+        """The lower half of a register plus its upper half."""
+        half = v.type.count // 2
+        parts = (constant(list(range(i, i + half)), ir.VectorType(I32, half)) for i in (0, half))
+        return self.b.fadd(*(self.b.shuffle_vector(v, v, order) for order in parts))
 
     # -- packed weights ---------------------------------------------------------------------------------------
 
@@ -317,6 +407,59 @@ class Portable:
                 )
                 start = self.b.add(start, self.b.mul(left, right))
         return start
+
+    def unpack(self, name: str, weights: Value, offset: int = 0) -> list[Value]:
+        """The eight registers of one group of one block: columns 0..3, 4..7, … of its 16 rows."""
+        if name == "q8":
+            return [self.load_i32(weights, offset + 64 * c) for c in range(8)]
+        pairs = [self.load_i32(weights, offset + 64 * c) for c in range(4)]
+        return [half(v) for v in pairs for half in (self.low_nibbles, self.high_nibbles)]
+
+    def group_products(
+        self, name: str, total: list[Value], weights: Value, scales: Value, x: Value, block_bytes: Value,
+        tokens: int, blocks: int,
+    ) -> list[Value]:  # fmt: skip
+        """total[t * blocks + b] += one group of 32 columns of block b of format `name` times that of token t.
+
+        weights, scales: addresses in the first block; x: the group's record of the tile (see `layout.RECORD`).
+        Here all weights of the group are unpacked first, which takes 8 registers a block.
+        """
+        shift = 0 if name == "q4" else self.q8_bias_shift
+        dot = self.dot_q4 if name == "q4" else self.dot_q8
+        unpacked, scale = [], []
+        for _ in range(blocks):
+            unpacked.append(self.unpack(name, weights))
+            scale.append(self.load_f16(scales))
+            weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+        for t in range(tokens):
+            columns = [self.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
+            x_scale = self.broadcast_f32(x, tokens * 32 + 4 * t)
+            start = self.zero_i32()
+            if shift is not None:
+                start = self.shift_left(self.broadcast_i32(x, tokens * 36 + 4 * t), shift)
+            for b in range(blocks):
+                i = t * blocks + b
+                product = self.to_f32(dot(start, unpacked[b], columns))
+                total[i] = self.fma(product, self.mul(scale[b], x_scale), total[i])
+        return total
+
+    # -- probes -------------------------------------------------------------------------------------------------
+
+    def opaque(self, v: Value) -> Value:
+        """The same value, of which the optimizer knows nothing: it can neither reuse nor foresee what is made of it."""
+        lanes = self.register_bytes // 4
+        kind = ir.VectorType(v.type.element, lanes)
+        letter = self.register_letter
+        parts = []
+        for first in range(0, LANES, lanes):
+            order = constant(list(range(first, first + lanes)), ir.VectorType(I32, lanes))
+            part = self.b.shuffle_vector(v, v, order)
+            parts.append(self.b.asm(ir.FunctionType(kind, [kind]), "", f"={letter},0", [part], side_effect=True))
+        while len(parts) > 1:
+            lanes *= 2
+            order = constant(list(range(lanes)), ir.VectorType(I32, lanes))
+            parts = [self.b.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
     # -- threads ------------------------------------------------------------------------------------------------
 

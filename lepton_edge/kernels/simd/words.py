@@ -25,11 +25,11 @@ void = types.void
 
 
 class Register(types.Type):
-    """A Numba type for 16 lanes."""
+    """A Numba type for 16 lanes, or for as many as the machine's own registers have."""
 
-    def __init__(self, element: str) -> None:
-        self.ir = ir.VectorType({"f32": ir.FloatType(), "i32": I32}[element], 16)
-        super().__init__(name=f"{element}x16")
+    def __init__(self, element: str, lanes: int = 16) -> None:
+        self.ir = ir.VectorType({"f32": ir.FloatType(), "i32": I32}[element], lanes)
+        super().__init__(name=f"{element}x{lanes}")
 
 
 @register_model(Register)
@@ -39,6 +39,7 @@ class _RegisterModel(PrimitiveModel):
 
 
 f32x16, i32x16 = Register("f32"), Register("i32")
+f32xn = Register("f32", ISA.lanes)
 
 
 def jit(function: Callable) -> Callable:
@@ -145,13 +146,13 @@ call_plain = word(_call_plain, void, i64)
 # -- register tiles --------------------------------------------------------------------------------------------
 
 
-def unrolled(body: Callable, count: int, *params: Any) -> Callable:
-    """A word over a tile of `count` f32 registers: `body(isa, registers, *args)` -> registers, all loops unrolled.
+def unrolled(body: Callable, count: int, *params: Any, register: Register = f32x16) -> Callable:
+    """A word over a tile of `count` registers: `body(isa, registers, *args)` -> registers, all loops unrolled.
 
     In a kernel it reads `tile = word(tile, address, …)`; one LLVM function body instead of hundreds of calls, which
     compiles several times faster than the same code written out.
     """
-    tile = types.UniTuple(f32x16, count)
+    tile = types.UniTuple(register, count)
 
     def emit(isa: Portable, packed: Any, *args: Any) -> Any:
         registers = [isa.b.extract_value(packed, i) for i in range(count)]
@@ -162,7 +163,7 @@ def unrolled(body: Callable, count: int, *params: Any) -> Callable:
     return word(emit, tile, tile, *params)
 
 
-def zeros(count: int) -> Callable:
+def zeros(count: int, register: Register = f32x16) -> Callable:
     """A word that makes a tile of zeros."""
-    tile = types.UniTuple(f32x16, count)
-    return word(lambda isa: ir.Constant(ir.ArrayType(f32x16.ir, count), None), tile)
+    tile = types.UniTuple(register, count)
+    return word(lambda isa: ir.Constant(ir.ArrayType(register.ir, count), None), tile)

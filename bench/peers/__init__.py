@@ -1,0 +1,1 @@
+"""Peers that are Python packages: one file for each, run by the interpreter that has the package."""

@@ -1,0 +1,64 @@
+"""What each operation has to do for a batch at the least, to hold the time that it took against."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.layout import PAGE, RECORD
+from ..kernels.ops import OPS, TOKENS
+from .batch import Batch
+from .table import Program, Row
+
+__all__ = ["costs"]
+
+Ints = NDArray[np.int64]
+
+
+def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
+    """For every row, the bytes that it must move and its operations, float64 [rows, 2].
+
+    Bytes: a product moves its weight, attention the keys and values that are seen, each once for all tokens of a
+    sequence; the other rows move the activations that they name.  Operations: a multiplication and an addition are
+    two; those of the small rows are not counted.
+    """
+    layers = sum(row.op.startswith("attention") for row in program.rows)
+    position_bytes = program.page_bytes // max(1, layers * PAGE)  # of one layer
+    ids, slots, positions, picks = batch
+    found = np.zeros((len(program.rows), 2))
+    for i, row in enumerate(program.rows):
+        tokens = len(ids) if row.count == TOKENS else len(picks)
+        if tokens == 0:
+            continue
+        kind = row.op.partition("_")[0]
+        if kind == "matmul":
+            weight = program.weights[str(row.values["w"])]
+            found[i] = weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
+        elif kind == "attention":
+            found[i] = _attention(row, slots, positions, position_bytes)
+        else:
+            found[i, 0] = tokens * (_activations(program, row) + (position_bytes if kind == "rope" else 0))
+    return found
+
+
+def _attention(row: Row, slots: Ints, positions: Ints, position_bytes: int) -> tuple[int, int]:
+    """Each token sees the positions up to its own, at most a window of them."""
+    window = int(row.values["window"] or 1 << 60)
+    low = np.maximum(0, positions + 1 - window)
+    pairs = int((positions + 1 - low).sum())
+    span = 0
+    for slot in set(slots.tolist()):
+        own = slots == slot
+        span += int(positions[own][-1]) + 1 - int(low[own][0])
+    return span * position_bytes, 4 * int(row.values["heads"] or 0) * int(row.values["head_dim"] or 0) * pairs
+
+
+def _activations(program: Program, row: Row) -> int:
+    """Bytes of one token's row in every activation that is named; an embedding reads a row of its weight too."""
+    named = [str(row.values[name]) for name, kind in OPS[row.op].fields if kind == "a" and row.values[name] is not None]
+    total = 0
+    for buffer in (program.buffers[name] for name in named):
+        # Records are shared by rows of several sizes: this row fills its own groups of them.
+        total += int(row.values["groups"] or 0) * RECORD if buffer.records else buffer.token_bytes
+    if "w" in row.values:
+        weight = program.weights[str(row.values["w"])]
+        total += weight.data.nbytes // weight.shape[0]
+    return total

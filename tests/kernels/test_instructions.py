@@ -1,0 +1,56 @@
+"""The instructions that x86 sets are named after are in the code that LLVM makes of their words, on whatever host."""
+
+import pytest
+from processes import run_python
+
+# Prints the assembly of one word of one instruction set; a child, because a word that LLVM cannot spell aborts.
+EMIT = """
+import sys
+import llvmlite.binding as llvm
+from llvmlite import ir
+from lepton_edge.kernels.machine import instruction_set
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+kind, word = instruction_set(sys.argv[1]), sys.argv[2]
+lanes, size = (16, ir.IntType(32)) if word == "dot4" else (kind.lanes, ir.FloatType())
+register = ir.VectorType(size, lanes)
+module = ir.Module()
+function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4), "f")
+builder = ir.IRBuilder(function.append_basic_block())
+isa = kind(builder)
+operands = [isa.load(address, 0, register) for address in function.args[: 2 if word == "round_pairs" else 3]]
+isa.store(function.args[3], 0, getattr(isa, word)(*operands))
+builder.ret_void()
+target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
+machine = target.create_target_machine(cpu=kind.cpu, features=kind.features, opt=2)
+print(machine.emit_assembly(llvm.parse_assembly(str(module))))
+"""
+
+
+def lines(isa: str, word: str) -> list[str]:
+    """The instructions of `word`, without the spaces at their beginning and comments."""
+    code = run_python("-c", EMIT, isa, word)
+    return [line.strip().replace("\t", " ") for line in code.splitlines() if line.startswith("\t")]
+
+
+@pytest.mark.parametrize(("isa", "word", "instruction", "register", "count"), [
+    ("avx512", "dot4", "vpdpbusd", "%zmm", 1),
+    ("avx512bf16", "dot4", "vpdpbusd", "%zmm", 1),
+    ("avxvnni", "dot4", "{vex} vpdpbusd", "%ymm", 2),
+    ("avx512bf16", "dot_bf16", "vdpbf16ps", "%zmm", 1),
+    ("avx512bf16", "round_pairs", "vcvtne2ps2bf16", "%zmm", 1),
+    ("avx512", "fma", "vfmadd", "%zmm", 1),
+    ("avx2", "fma", "vfmadd", "%ymm", 1),
+])  # fmt: skip
+def test_words_are_single_instructions(isa, word, instruction, register, count):
+    code = lines(isa, word)
+    found = [line for line in code if line.startswith(instruction)]
+    assert len(found) == count and all(register in line for line in found), "\n".join(code)
+    moves = ("vmov", "vzeroupper", "ret", ".", instruction)
+    assert all(line.startswith(moves) for line in code), "\n".join(code)
+
+
+def test_emulated_sets_use_only_the_hosts_instructions():
+    code = "\n".join(lines("avx512bf16@avx2", "dot_bf16") + lines("avxvnni@avx2", "dot4"))
+    assert "vdpbf16ps" not in code and "vpdpbusd" not in code and "%zmm" not in code and "vfmadd" in code

@@ -35,7 +35,8 @@ from .simd.words import (
 )
 
 LOWEST, MASKED = np.float32(-1e30), np.float32(-3e30)  # 2^(MASKED - LOWEST) is 0, also where a whole row is masked
-QUERY_ROWS = ISA.query_rows[0]  # query rows of a chunk
+WIDTHS = ISA.query_rows
+QUERY_ROWS = WIDTHS[0]  # query rows of a chunk
 LOADS = {"f32": "load_f32", "f16": "load_f16", "q8": "load_i8"}
 
 
@@ -191,7 +192,7 @@ def weighted_sum(width: int, load: str, apart: int, ahead: int) -> Callable:
 def record_width(rows, wide):
     """The records in a tile of queries of a chunk: as many as the kernel that it runs on has rows."""
     width = QUERY_ROWS
-    for narrower in ISA.query_rows:
+    for narrower in WIDTHS:
         if not wide and rows <= narrower:
             width = narrower
     return width
@@ -243,7 +244,7 @@ def wide_kernel(cache: Cache) -> Callable:
     return chunk_kernel(score, weighted_sum(QUERY_ROWS, "load_f32", PAGE * 64, 0))
 
 
-def narrow_kernel(cache: Cache, widths: Sequence[int] = ISA.query_rows) -> Callable:
+def narrow_kernel(cache: Cache, widths: Sequence[int] = WIDTHS) -> Callable:
     """For a page as it lies in the cache: in the narrowest of `widths` that holds the rows."""
     width, load, size = widths[0], LOADS[cache.name], cache.size
     score = score_codes(width, True) if cache.name == "q8" else score_floats(width, load, size, True)

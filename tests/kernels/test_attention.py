@@ -10,7 +10,7 @@ from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_kind = pytest.mark.parametrize("kind", CACHES)
-EXP = 2e-7  # relative error of the kernels' exp
+EXP, TINY = 2e-7, 2.0**-126  # relative error of the kernels' exp2; the smallest float32 that is normal
 
 
 class Attention:
@@ -61,7 +61,7 @@ class Attention:
         A score is off by s = (d + 5) U sum|q k| scale: q times the scale, which is times log2 e, and d sums.  A weight p is then off by the part 2 s (its own score and the
         maximum's), 2 U |score - maximum| (the difference, rounded) and the errors of exp for itself and for the
         rescaling at each page and in a merge.  Sums over n positions add (n + 1) U each, above and below the fraction
-        line; lanes that are masked weigh e^-87, far below.
+        line.  A weight below the smallest float32, TINY, may be 0; lanes that are masked weigh nothing.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
         for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
@@ -77,7 +77,7 @@ class Attention:
             part = 2 * off + 2 * U * np.abs(below) + (n // PAGE + 4) * (EXP + 2 * U) + (2 * n + 4) * U
             y[t] = (weights[:, :, None] * v).sum(1)
             part = part + (weights * part).sum(1, keepdims=True)
-            bound[t] = ((weights * part)[:, :, None] * np.abs(v)).sum(1)
+            bound[t] = ((weights * part + TINY)[:, :, None] * np.abs(v)).sum(1)
         return y, bound
 
     def queries(self, t):

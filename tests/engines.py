@@ -85,13 +85,13 @@ def tolerance(format: str, kv_dtype: str, *isas: str) -> float:
 
     f32 cache: what the project promises, 1e-5: some 20 sums of up to 100 rounded terms, one after the other.
     f16 cache: at worst every key and value rounds differently: 2^-11 / sqrt(3) for each, in three layers: 7e-4.
-    Packed: at worst every code of the activations does: 1/127 / sqrt(12) of the largest of 32, which is 2.5 times the
-    root mean square, so 0.6% in each of the 15 products that follow each other: 2.3%, and twice that for two runs.
+    q8 cache, or packed: at worst every code of the activations does: 1/127 / sqrt(12) of the largest of 32, which is 2.5
+    times the root mean square, so 0.6% in each of the 15 products that follow each other: 2.3%, and twice that for two runs.
     bf16 where an instruction set multiplies pairs: activations round to 8 bits, an rms error of 2^-8 / sqrt(3) at the
     mantissa 1, and 0.74 of it over all mantissas, 0.17%; as before, 0.65% in 15 products, and twice that.
     """
     if format == "bf16" and any(instruction_set(isa).bf16_pairs for isa in isas):
         return 0.013
-    if format in ("q8", "q4"):
+    if format in ("q8", "q4") or kv_dtype == "q8":
         return 0.05
     return 1e-5 if kv_dtype == "f32" else 1e-3

@@ -187,6 +187,7 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
         format=arguments.format,
         threads=arguments.threads,
         isa=arguments.isa,
+        kv_dtype=arguments.kv_dtype,
         notify=notify,
         context=arguments.n_depth + max(arguments.n_prompt, arguments.n_gen),
     )

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     import lepton_edge
 
     started = time.perf_counter()
-    options = {name: getattr(arguments, name) for name in ("format", "threads", "isa", "context")}
+    options = {name: getattr(arguments, name) for name in ("format", "kv_dtype", "threads", "isa", "context")}
     with lepton_edge.load(arguments.model, **options) as model:
         loaded = time.perf_counter() - started
         result = _generate(model, prompt, arguments)

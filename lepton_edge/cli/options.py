@@ -15,7 +15,8 @@ def count(text: str) -> int:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """--format, -t and --isa: how a model is held and run."""
+    """--format, --kv-dtype, -t and --isa: how a model is held and run."""
     parser.add_argument("--format", metavar="NAME", help="pack the weights while loading: q4, q8, bf16, f16 or f32")
+    parser.add_argument("--kv-dtype", metavar="NAME", help="the cache of keys and values: f16 (default), q8 or f32")
     parser.add_argument("-t", "--threads", type=count, metavar="N", help="default: the performance cores")
     parser.add_argument("--isa", metavar="NAME", help="instruction set (default: the best; see lepton doctor)")

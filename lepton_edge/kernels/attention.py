@@ -1,240 +1,82 @@
 """y = softmax(q k^T * scale) v over the cache, page by page with a running maximum (Dao et al. 2022).
 
 A work item is a tile of tokens of one sequence and one key/value head, with all query heads that share it: `rows`
-query rows.  Up to QUERY_ROWS of them, a chunk, share each register of keys and values.  K lies as registers of 16
-positions of one column, so scores need no horizontal sum; V lies as rows, so neither does the weighted sum.
+query rows, in chunks (see `attention_chunk.py`).  Of single tokens over long caches, items are split into parts.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import partial as bind
 
 import numpy as np
 
-from .common import F0, F1, at, get_f32, take
+from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
+from .cache import Cache, cache, groups_of, page_of
+from .common import F0, F1, at, get_f32, quantize_group, take
 from .layout import (
     COUNTS,
+    GROUP,
     MAX_PARTS,
     MAX_QUERY_ROWS,
     PAGE,
     PART_PAGES,
     PARTIALS,
     POSITIONS,
+    RECORD,
     SCRATCH,
     SCRATCH_STRIDE,
     SLOTS,
     SPLIT_ITEMS,
+    STATE,
     TILES,
 )
 from .ops import field
-from .rope import page_of
 from .simd.words import (
-    ISA,
-    add,
     atomic_add,
     atomic_store,
-    exp,
+    broadcast_f32,
+    exp2,
     fma,
     get_i64,
-    i64,
     jit,
     lane,
+    load_f16,
     load_f32,
+    load_f32_some,
+    load_i8,
     mul,
     put_f32,
     put_i64,
     reduce_add,
-    reduce_max,
     splat,
     store_f32,
     store_f32_some,
-    sub,
-    unrolled,
-    vmax,
-    within,
-    zeros,
 )
 
 ROW_FIELDS = ("q", "ldq", "y", "ldy", "heads", "kv_heads", "head_dim", "scale", "window", "layer")
-LOWEST, MASKED = np.float32(-1e30), np.float32(-3e30)  # e^(MASKED - LOWEST) is 0, also where a whole row is masked
-QUERY_ROWS = ISA.query_rows[0]  # query rows of a chunk
-SCORES = MAX_QUERY_ROWS * PAGE * 4  # bytes of a chunk's scores
+LOG2E = np.float32(1.4426950408889634)
+NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
+CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lanes of sums for each
+
+
+# -- a thread's scratch -----------------------------------------------------------------------------------------------
 
 
 @jit
-def vector_exp(x):
-    return lane(exp(splat(x)), 0)
-
-
-def score_chunk(width: int, size: int) -> Callable:
-    """Scores of `width` query rows against the positions b0..b1 of a page, in registers of 16.
-
-    A narrow chunk takes several registers of positions at once, because an fma's result is four cycles away.  It may
-    so compute scores past b1, but not past the page.  While K is read, the V that follows it is fetched (and with V
-    the next page's K): the hardware does not foresee these jumps, which cost a third of the time of a long context.
-    """
-    load, registers = "load_f16" if size == 2 else "load_f32", max(1, QUERY_ROWS // width)
-
-    def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, ahead: Any) -> Sequence:
-        for n in range(registers):
-            isa.prefetch(isa.b.add(k, ahead))
-            keys = getattr(isa, load)(k)
-            for i in range(width):
-                total[n * width + i] = isa.fma(isa.broadcast_f32(q, 4 * i), keys, total[n * width + i])
-            k = isa.b.add(k, stride)
-        return total
-
-    def save(isa: Any, total: list, scores: Any) -> Sequence:
-        for n in range(registers):
-            for i in range(width):
-                isa.store_f32(scores, total[n * width + i], i * PAGE * 4 + n * 64)
-        return total
-
-    count, step = width * registers, 16 * registers
-    zero, column, store = zeros(count), unrolled(multiply, count, i64, i64, i64, i64), unrolled(save, count, i64)
-
-    @jit
-    def run(q, k, v, d, b0, b1, scores):
-        for b in range(b0 // step * step, b1, step):
-            total, keys = zero(), k + b * d * size
-            for i in range(d):
-                total = column(total, q + i * QUERY_ROWS * 4, keys + i * 16 * size, d * 16 * size, v - k)
-            store(total, scores + b * 4)
-
-    return run
-
-
-def value_columns(width: int, size: int, registers: int) -> Callable:
-    """out[row] = out[row] * decay[row] + sum over positions j0..j1 of p[row, j] v[j], for 16 x `registers` columns."""
-    load, count = "load_f16" if size == 2 else "load_f32", width * registers
-
-    def begin(isa: Any, total: list, out: Any, stride: Any, decay: Any) -> Sequence:
-        for i in range(width):
-            for n in range(registers):
-                total[i * registers + n] = isa.mul(isa.load_f32(out, 64 * n), isa.broadcast_f32(decay, 4 * i))
-            out = isa.b.add(out, stride)
-        return total
-
-    def multiply(isa: Any, total: list, p: Any, v: Any, ahead: Any) -> Sequence:
-        for n in range(0, registers, 2):
-            isa.prefetch(isa.b.add(v, ahead), 16 * size * n)
-        values = [getattr(isa, load)(v, 16 * size * n) for n in range(registers)]
-        for i in range(width):
-            weight = isa.broadcast_f32(p, i * PAGE * 4)
-            for n in range(registers):
-                total[i * registers + n] = isa.fma(weight, values[n], total[i * registers + n])
-        return total
-
-    def save(isa: Any, total: list, out: Any, stride: Any) -> Sequence:
-        for i in range(width):
-            for n in range(registers):
-                isa.store_f32(out, total[i * registers + n], 64 * n)
-            out = isa.b.add(out, stride)
-        return total
-
-    zero, load_out, position, store = (
-        zeros(count),
-        unrolled(begin, count, i64, i64, i64),
-        unrolled(multiply, count, i64, i64, i64),
-        unrolled(save, count, i64, i64),
-    )
-
-    @jit
-    def run(p, v, ahead, padded, j0, j1, out, decay):
-        total = load_out(zero(), out, padded * 4, decay)
-        for j in range(j0, j1):
-            total = position(total, p + j * 4, v + j * padded * size, ahead)
-        store(total, out, padded * 4)
-
-    return run
-
-
-def value_chunk(width: int, size: int) -> Callable:
-    """The weighted sum for all columns; a narrow chunk takes several registers of columns at once."""
-    registers = max(1, min(4, QUERY_ROWS // width))
-    many, one = value_columns(width, size, registers), value_columns(width, size, 1)
-
-    @jit
-    def run(p, v, ahead, padded, j0, j1, out, decay):
-        o = 0
-        while o + 16 * registers <= padded:
-            many(p, v + o * size, ahead, padded, j0, j1, out + o * 4, decay)
-            o += 16 * registers
-        while o < padded:
-            one(p, v + o * size, ahead, padded, j0, j1, out + o * 4, decay)
-            o += 16
-
-    return run
-
-
-@jit
-def soften(scores, b0, b1, base, low, high, state, decay):
-    """Scores of one row to weights: mask, raise the running maximum and sum in `state`, and say how old sums decay."""
-    top = splat(LOWEST)
-    for b in range(b0, b1, 16):
-        s = within(load_f32(scores + b * 4), base + b, low, high, MASKED)
-        store_f32(scores + b * 4, s)
-        top = vmax(top, s)
-    old = get_f32(state)
-    new = max(old, reduce_max(top))
-    shift, total = splat(new), splat(F0)
-    for b in range(b0, b1, 16):
-        p = exp(sub(load_f32(scores + b * 4), shift))
-        store_f32(scores + b * 4, p)
-        total = add(total, p)
-    shrink = vector_exp(old - new)
-    put_f32(decay, shrink)
-    put_f32(state, new)
-    put_f32(state + 4, get_f32(state + 4) * shrink + reduce_add(total))
-
-
-def chunk_kernel(size: int) -> Callable:
-    """One page for one chunk of query rows: scores, weights, weighted sum, in the narrowest width that holds them."""
-
-    def at_width(width: int) -> Callable:
-        score, value = score_chunk(width, size), value_chunk(width, size)
-
-        @jit
-        def run(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay):
-            score(q, k, v, d, b0, b1, scores)
-            for r in range(width):
-                put_f32(decay + 4 * r, F1)
-            for r in range(rows):
-                low, high = get_i64(limits + 16 * r), get_i64(limits + 16 * r + 8)
-                soften(scores + r * PAGE * 4, b0, b1, base, low, high, state + 8 * r, decay + 4 * r)
-            value(scores, v, following - v, padded, b0, b1, out, decay)
-
-        return run
-
-    def choose(widths: Sequence[int]) -> Callable:
-        here = at_width(widths[0])
-        if len(widths) == 1:
-            return here
-        narrower, limit = choose(widths[1:]), widths[1]
-
-        @jit
-        def run(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay):
-            if rows > limit:
-                here(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay)
-            else:
-                narrower(rows, q, k, v, following, d, padded, b0, b1, base, limits, scores, state, out, decay)
-
-        return run
-
-    return choose(ISA.query_rows)
-
-
-@jit
-def places(scratch, chunks, d, padded):
-    """Where a thread's scratch keeps scores, decays, limits, queries, outputs and running (maximum, sum)."""
-    decay = scratch + SCORES
+def places(scratch, chunks, padded):
+    """Where a thread's scratch keeps scores, decays, limits, a page's keys, values and scales as floats, queries,
+    outputs and running state."""
+    decay = scratch + MAX_QUERY_ROWS * PAGE * 4
     limits = decay + 64
-    q = limits + 16 * MAX_QUERY_ROWS
-    out = q + chunks * QUERY_ROWS * 4 * d
-    return scratch, decay, limits, q, out, out + chunks * QUERY_ROWS * 4 * padded
+    keys = limits + 16 * MAX_QUERY_ROWS
+    values = keys + PAGE * padded * 4
+    scales = values + PAGE * padded * 4
+    q = scales + padded // GROUP * PAGE * 4
+    out = q + chunks * QUERY_ROWS * 4 * padded
+    return scratch, decay, limits, keys, values, scales, q, out, out + chunks * QUERY_ROWS * 4 * padded
 
 
 @jit
-def load_queries(source, ldq, group, rows, d, scale, q):
+def load_floats(source, ldq, group, rows, d, scale, q, scratch):
     """The tile's query rows, scaled, transposed to [chunk][D][QUERY_ROWS]; rows that are not there are zeros."""
     for r in range((rows + QUERY_ROWS - 1) // QUERY_ROWS * QUERY_ROWS):
         x = source + (r // group * ldq + r % group * d) * 4
@@ -244,13 +86,52 @@ def load_queries(source, ldq, group, rows, d, scale, q):
 
 
 @jit
+def load_records(source, ldq, group, rows, d, scale, q, scratch):
+    """The same as int8 groups of 32, as activations are: [chunk][groups] tiles of records."""
+    groups, factor, wide = groups_of(d), splat(scale), rows > NARROW_ROWS
+    for r in range((rows + QUERY_ROWS - 1) // QUERY_ROWS * QUERY_ROWS):
+        width = record_width(min(QUERY_ROWS, rows - r // QUERY_ROWS * QUERY_ROWS), wide)
+        if r % QUERY_ROWS >= width:
+            continue
+        x = source + (r // group * ldq + r % group * d) * 4
+        to = q + r // QUERY_ROWS * (groups * QUERY_ROWS * RECORD)
+        left = d if r < rows else 0
+        for i in range(0, groups * GROUP, 16):
+            store_f32(scratch + i * 4, mul(load_f32_some(x + i * 4, left - i), factor))
+        for g in range(groups):
+            quantize_group(scratch + g * GROUP * 4, to + g * width * RECORD, r % QUERY_ROWS, width)
+
+
+@jit
+def clear(out, state, chunks, padded):
+    """Empty sums and running maxima."""
+    for i in range(0, chunks * QUERY_ROWS * padded * 4, 64):
+        store_f32(out + i, splat(F0))
+    for c in range(chunks):
+        store_f32(state + c * CHUNK_STATE, splat(LOWEST))
+        for r in range(QUERY_ROWS):
+            store_f32(state + c * CHUNK_STATE + 64 + 64 * r, splat(F0))
+
+
+@jit
+def state_of(state, r):
+    """Addresses of the running maximum and sums of row r."""
+    chunk, i = state + r // QUERY_ROWS * CHUNK_STATE, r % QUERY_ROWS
+    return chunk + 4 * i, chunk + 64 + 64 * i
+
+
+@jit
 def store_outputs(out, state, target, ldy, group, rows, d, padded):
     """out / sum of weights, to where the heads lie in y."""
     for r in range(rows):
+        _, sums = state_of(state, r)
         y = target + (r // group * ldy + r % group * d) * 4
-        share = splat(F1 / get_f32(state + 8 * r + 4))
+        share = splat(F1 / reduce_add(load_f32(sums)))
         for i in range(0, d, 16):
             store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
 
 
 @jit
@@ -260,13 +141,53 @@ def seen(positions, token, window):
 
 
 @jit
-def clear(out, state, chunks, padded):
-    """Empty sums and running maxima."""
-    for i in range(0, chunks * QUERY_ROWS * padded * 4, 64):
-        store_f32(out + i, splat(F0))
-    for r in range(chunks * QUERY_ROWS):
-        put_f32(state + 8 * r, LOWEST)
-        put_f32(state + 8 * r + 4, F0)
+def no_scales(v, row, d, scales):
+    pass
+
+
+@jit
+def widen_scales(v, row, d, scales):
+    """The scales of a page's V as floats."""
+    for i in range(0, groups_of(d) * PAGE, 16):
+        store_f32(scales + i * 4, load_f16(v + PAGE * row + i * 2))
+
+
+def widen(kind: Cache) -> Callable:
+    """Positions b0..b1 of a page as floats, V in slices of 16 columns; -> the addresses to read K and V from."""
+    load, codes, size = load_f32 if kind.name == "f32" else load_f16, kind.name == "q8", kind.size
+
+    @jit
+    def value(v, scale):
+        return load(v)
+
+    @jit
+    def value_of_code(v, scale):
+        return mul(load_i8(v), broadcast_f32(scale))
+
+    @jit
+    def keys_as_floats(k, d, b0, b1, keys):
+        for i in range(b0 * d, (b1 + 15) // 16 * 16 * d, 16):
+            store_f32(keys + i * 4, load(k + i * size))
+        return keys
+
+    @jit
+    def keys_as_codes(k, d, b0, b1, keys):
+        return k
+
+    read, read_keys = (value_of_code, keys_as_codes) if codes else (value, keys_as_floats)
+
+    @jit
+    def run(k, v, row, d, padded, b0, b1, keys, values, scales):
+        for o in range(0, padded, 16):
+            scale, to = scales + o // GROUP * (PAGE * 4), values + o * (PAGE * 4)
+            for j in range(b0, b1):
+                store_f32(to + j * 64, read(v + j * row + o * size, scale + j * 4))
+        return read_keys(k, d, b0, b1, keys), values
+
+    return run
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
 
 
 @jit
@@ -285,67 +206,98 @@ def parts_of(context, items, window):
 
 @jit
 def partial(context, item, part, parts, chunks, padded):
-    """Where a part keeps its sums, and its running (maximum, sum)."""
+    """Where a part keeps its sums, and its running state."""
     rows = chunks * QUERY_ROWS
-    out = at(context, PARTIALS) + 8 * SPLIT_ITEMS + (item * parts + part) * rows * 4 * (padded + 2)
+    out = at(context, PARTIALS) + 8 * SPLIT_ITEMS + (item * parts + part) * rows * (4 * padded + STATE)
     return out, out + rows * 4 * padded
+
+
+@jit
+def shrink(old, new):
+    """2^(old - new) in all lanes."""
+    return splat(lane(exp2(splat(old - new)), 0))
 
 
 @jit
 def merge(final, final_state, out, state, rows, padded):
     """Add the sums of one part to those of the parts before it, each scaled to the larger maximum."""
     for r in range(rows):
-        old, new = get_f32(final_state + 8 * r), get_f32(state + 8 * r)
+        final_top, final_sums = state_of(final_state, r)
+        part_top, part_sums = state_of(state, r)
+        old, new = get_f32(final_top), get_f32(part_top)
         top = max(old, new)
-        keep, more = vector_exp(old - top), vector_exp(new - top)
-        put_f32(final_state + 8 * r, top)
-        put_f32(final_state + 8 * r + 4, get_f32(final_state + 8 * r + 4) * keep + get_f32(state + 8 * r + 4) * more)
-        a, b = splat(keep), splat(more)
+        keep, more = shrink(old, top), shrink(new, top)
+        put_f32(final_top, top)
+        store_f32(final_sums, fma(load_f32(final_sums), keep, mul(load_f32(part_sums), more)))
         for i in range(r * padded * 4, (r + 1) * padded * 4, 64):
-            store_f32(final + i, fma(load_f32(final + i), a, mul(load_f32(out + i), b)))
+            store_f32(final + i, fma(load_f32(final + i), keep, mul(load_f32(out + i), more)))
 
 
-def attention(size: int) -> Callable:
-    """The kernel for a cache whose values take `size` bytes."""
-    op = f"attention_f{8 * size}"
+# -- the kernel ---------------------------------------------------------------------------------------------------------
+
+
+def attention(name: str) -> Callable:
+    """The kernel for a cache in f32, f16 or q8."""
+    op, kind = f"attention_{name}", cache(name)
     Q, LDQ, Y, LDY, HEADS, KV_HEADS, HEAD_DIM, SCALE, WINDOW, LAYER = (field(op, f) for f in ROW_FIELDS)
-    run_chunk = chunk_kernel(size)
+    narrow, wide, as_floats = narrow_kernel(kind), wide_kernel(kind), widen(kind)
+    size, row_bytes, key_bytes, head_bytes = kind.size, kind.row, kind.keys, kind.head
+    load_queries, read_scales = (load_records, widen_scales) if name == "q8" else (load_floats, no_scales)
+    query_bytes = RECORD if name == "q8" else 4  # of a query row, for a group or for a column
 
     @jit
     def one(row, context, thread, item, part, parts):
         d, kv_heads = at(row, HEAD_DIM), at(row, KV_HEADS)
         tile, g = at(context, TILES) + item // kv_heads * 16, item % kv_heads
         first, tokens = get_i64(tile), get_i64(tile + 8)
-        group, padded, window = at(row, HEADS) // kv_heads, (d + 15) // 16 * 16, at(row, WINDOW)
-        rows = tokens * group
+        group, window, v_row = at(row, HEADS) // kv_heads, at(row, WINDOW), row_bytes(d)
+        padded, rows = v_row // size, tokens * group
         chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
-        scores, decay, limits, q, final, final_state = places(scratch, chunks, d, padded)
+        scores, decay, limits, keys, values, scales, q, final, final_state = places(
+            scratch, chunks, (d + GROUP - 1) // GROUP * GROUP
+        )
         out, state = final, final_state
         if parts > 1:
             out, state = partial(context, item, part, parts, chunks, padded)
         positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
         load_queries(at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4, at(row, LDQ), group, rows, d,
-                     get_f32(row + SCALE), q)  # fmt: skip
+                     get_f32(row + SCALE) * LOG2E, q, scores)  # fmt: skip
+        chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         clear(out, state, chunks, padded)
         start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
         for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):
-            k = page_of(context, slot, base, at(row, LAYER)) + g * PAGE * (d + padded) * size
-            b0, b1 = max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base)
-            following = k
+            k = page_of(context, slot, base, at(row, LAYER)) + g * head_bytes(d)
+            v, following = k + key_bytes(d), k
             if base + PAGE <= last:
-                following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * PAGE * (d + padded) * size
+                following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * head_bytes(d)
+            read_scales(v, v_row, d, scales)
+            if rows > NARROW_ROWS:
+                k, v = as_floats(k, v, v_row, d, padded, max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base),
+                                 keys, values, scales)  # fmt: skip
             for c in range(chunks):
                 here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
-                for r in range(here):
-                    token = (c * QUERY_ROWS + r) // group
-                    put_i64(limits + 16 * r, seen(positions, token, window))
-                    put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
-                o = c * QUERY_ROWS * 4
-                run_chunk(here, q + o * d, k, k + PAGE * d * size, following, d, padded, b0, b1, base, limits, scores,
-                          state + 2 * o, out + o * padded, decay)  # fmt: skip
+                t0, t1 = c * QUERY_ROWS // group, (c * QUERY_ROWS + here - 1) // group
+                low, high = seen(positions, t0, window), get_i64(positions + 8 * t1)
+                b0, b1 = max(0, low - base) // 16 * 16, min(PAGE, high + 1 - base)
+                if b0 >= b1:
+                    continue
+                until = base + (b1 + 15) // 16 * 16
+                masked = seen(positions, t1, window) > base + b0 or get_i64(positions + 8 * t0) + 1 < until
+                if masked:
+                    for r in range(here):
+                        token = (c * QUERY_ROWS + r) // group
+                        put_i64(limits + 16 * r, seen(positions, token, window))
+                        put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
+                qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
+                if rows > NARROW_ROWS:
+                    wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, scores, sums, oc,
+                         decay)  # fmt: skip
+                else:
+                    narrow(here, qc, k, v, v_row, scales, following, d, padded, b0, b1, base, limits, masked, scores,
+                           sums, oc, decay)  # fmt: skip
         if parts > 1:
             if atomic_add(at(context, PARTIALS) + 8 * item, 1) + 1 < parts:
                 return
@@ -365,9 +317,10 @@ def attention(size: int) -> Callable:
             i = take(row, context, 1)
             if i >= items * parts:
                 break
+            i = items * parts - 1 - i  # the last tiles of a prompt are the longest, so they come first
             one(row, context, thread, i // parts, i % parts, parts)
 
     return kernel
 
 
-KERNELS = {"attention_f16": lambda: attention(2), "attention_f32": lambda: attention(4)}
+KERNELS = {f"attention_{name}": bind(attention, name) for name in ("f16", "f32", "q8")}

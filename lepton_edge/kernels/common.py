@@ -87,6 +87,19 @@ def tile_of(t, tokens):
 
 
 @jit
+def quantize_group(x, record, i, width):
+    """32 floats at `x` into row i of a tile of `width` int8 records."""
+    low, high = load_f32(x), load_f32(x + 64)
+    top = largest(low, high)  # NaN and infinity show in the scale
+    inverse = splat(np.float32(127.0) / top if top > TINY else F0)
+    a, b = round_i32(mul(low, inverse)), round_i32(mul(high, inverse))
+    store_i8(record + i * GROUP, a)
+    store_i8(record + i * GROUP + 16, b)
+    put_f32(record + width * 32 + i * 4, top * np.float32(1 / 127))
+    put_i32(record + width * 36 + i * 4, -8 * reduce_add_i32(add_i32(a, b)))
+
+
+@jit
 def quantize_row(x, records, groups, g0, g1, t, tokens):
     """Groups g0..g1 of token t's row at `x` into int8 records: q = round(x * 127 / max|x|), scale, -8 * sum of q."""
     first, width = tile_of(t, tokens)
@@ -94,16 +107,11 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
     x += g0 * GROUP * 4
     i = t - first
     for _ in range(g1 - g0):
-        low, high = load_f32(x), load_f32(x + 64)
-        top = largest(low, high)  # NaN and infinity show in the scale
-        inverse = splat(np.float32(127.0) / top if top > TINY else F0)
-        a, b = round_i32(mul(low, inverse)), round_i32(mul(high, inverse))
-        store_i8(record + i * GROUP, a)
-        store_i8(record + i * GROUP + 16, b)
-        put_f32(record + width * 32 + i * 4, top * np.float32(1 / 127))
-        put_i32(record + width * 36 + i * 4, -8 * reduce_add_i32(add_i32(a, b)))
+        quantize_group(x, record, i, width)
         x += 4 * GROUP
         record += width * RECORD
 
 
-__all__ = ["F0", "F1", "WIDTHS", "at", "count", "each_token", "get_f32", "quantize_row", "take", "tile_of"]
+__all__ = [
+    "F0", "F1", "WIDTHS", "at", "count", "each_token", "get_f32", "quantize_group", "quantize_row", "take", "tile_of",
+]  # fmt: skip

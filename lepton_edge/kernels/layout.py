@@ -10,17 +10,32 @@ RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i3
 CHUNK, PANEL_ROWS = 512, 12
 PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 
-# The key/value cache.  A page holds, for each layer and key/value head, K as [PAGE / 16][D][16] and V as [PAGE][D'],
-# D' = D rounded up to 16: scores of 16 positions are one register, and so are 16 values of a V row.
+# The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
+# f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one register,
+# and so are 16 values of a V row.
+# q8: K as a q8 weight whose rows are positions (see `quant/formats/q8.py`): for each 16 of them codes + 128 as
+# [groups][8][16 positions][4 columns], then f16 scales as [groups][16].  V as codes [PAGE][groups * 32], then f16 scales
+# as [groups][PAGE].
 PAGE = 128  # positions in a page
+KEY_BYTES = 16 * (GROUP + 2)  # of a group of columns of 16 positions of K in q8
 MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set
-QUERY_TILE = 16  # tokens of one sequence that attention takes together, at most
+QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
+STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together
+
+
+def kv_bytes(kv_dtype: str, head_dim: int) -> int:
+    """Bytes of one head's keys and values in a page."""
+    padded, groups = -(-head_dim // 16) * 16, -(-head_dim // GROUP)
+    if kv_dtype == "q8":
+        return 2 * PAGE * groups * (GROUP + 2)
+    return PAGE * (head_dim + padded) * {"f16": 2, "f32": 4}[kv_dtype]
 
 
 def attention_scratch(rows: int, head_dim: int) -> int:
     """Bytes that a thread's attention needs for a tile of `rows` query rows: see `attention.places`."""
-    rows, padded = -(-rows // MAX_QUERY_ROWS) * MAX_QUERY_ROWS, -(-head_dim // 16) * 16
-    return MAX_QUERY_ROWS * (4 * PAGE + 16) + 64 + rows * 4 * (head_dim + padded + 2)
+    rows, padded = rows + MAX_QUERY_ROWS, -(-head_dim // GROUP) * GROUP
+    page = 4 * PAGE * (MAX_QUERY_ROWS + 2 * padded + padded // GROUP)  # scores, keys, values, their scales
+    return page + 16 * MAX_QUERY_ROWS + 64 + rows * (8 * padded + STATE)
 
 
 # The executor's context: byte offsets of its int64 fields.
@@ -53,8 +68,8 @@ PART_PAGES, MAX_PARTS = 4, 64  # pages in a part, at least; parts of an item, at
 
 def partial_bytes(rows: int, head_dim: int) -> int:
     """Bytes of the memory at PARTIALS for items of `rows` query rows."""
-    rows, padded = -(-rows // MAX_QUERY_ROWS) * MAX_QUERY_ROWS, -(-head_dim // 16) * 16
-    return 8 * SPLIT_ITEMS + SPLIT_ITEMS * MAX_PARTS * rows * 4 * (padded + 2)
+    rows, padded = rows + MAX_QUERY_ROWS, -(-head_dim // GROUP) * GROUP
+    return 8 * SPLIT_ITEMS + SPLIT_ITEMS * MAX_PARTS * rows * (4 * padded + STATE)
 
 
 PROBE_BYTES = 384  # what a probe's operands come from

@@ -7,7 +7,7 @@ here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are 
 
 from dataclasses import dataclass
 
-__all__ = ["BARRIER", "COUNT", "COUNTER", "KERNEL", "OPS", "ROW", "TOKENS", "WANTED", "Op", "field"]
+__all__ = ["BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "OPS", "ROW", "TOKENS", "WANTED", "Op", "field"]
 
 ROW = 20
 KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; meet after it?; TOKENS or WANTED; work taken
@@ -32,7 +32,7 @@ def _op(name: str, spec: str) -> Op:
     return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words))
 
 
-PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32")
+PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8")
 
 OPS: dict[str, Op] = {
     op.name: op

@@ -5,25 +5,39 @@ rotated where they lie, the key heads are rotated into the cache, the value head
 """
 
 from collections.abc import Callable
+from functools import partial as bind
 
-from .common import at, each_token
-from .layout import PAGE, PAGES, PAGES_STRIDE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
+import numpy as np
+
+from .cache import cache, groups_of, page_of
+from .common import F0, F1, at, each_token
+from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
     fma,
     get_f32,
+    get_i32,
     get_i64,
     get_u16,
     jit,
+    lane,
+    largest,
+    load_f16,
     load_f32,
     load_f32_some,
     mul,
     put_f32,
+    put_i32,
     put_u16,
+    round_i32,
+    splat,
     store_f16,
     store_f32,
     store_f32_some,
+    store_i8,
     sub,
+    vmax,
+    vmin,
 )
 
 ROW_FIELDS = ("q", "ldq", "k", "v", "ldk", "heads", "kv_heads", "head_dim", "rope_dim", "table", "layer")
@@ -43,41 +57,81 @@ def rotate(source, target, dim, angles):
 
 @jit
 def copy(source, target, n):
-    """n floats, and zeros up to a multiple of 16."""
-    for i in range(0, n, 16):
+    """n floats, and zeros up to a multiple of a group."""
+    for i in range(0, groups_of(n) * GROUP, 16):
         store_f32(target + i * 4, load_f32_some(source + i * 4, n - i))
 
 
-@jit
-def page_of(context, slot, position, layer):
-    """Address of one layer's part of the page that holds a position of a sequence."""
-    table = at(context, PAGES) + slot * at(context, PAGES_STRIDE)
-    return get_i64(table + position // PAGE * 8) + layer
+# -- storing a position of a head: its key lies in `scratch`, padded with zeros, and `scratch` has as much room again ----
 
 
 @jit
-def put_key_f32(k, scratch, d):
+def put_f32_head(k, v, position, d, scratch, values):
+    to = k + position // 16 * (16 * d * 4) + position % 16 * 4
     for i in range(d):
-        put_f32(k + i * 64, get_f32(scratch + i * 4))
+        put_f32(to + i * 64, get_f32(scratch + i * 4))
+    for i in range(0, d, 16):
+        store_f32(v + position * ((d + 15) // 16 * 16 * 4) + i * 4, load_f32_some(values + i * 4, d - i))
 
 
 @jit
-def put_key_f16(k, scratch, d):
+def put_f16_head(k, v, position, d, scratch, values):
+    to = k + position // 16 * (16 * d * 2) + position % 16 * 2
     for i in range(0, d, 16):
         store_f16(scratch + i * 2, load_f32(scratch + i * 4))
     for i in range(d):
-        put_u16(k + i * 32, get_u16(scratch + i * 2))
+        put_u16(to + i * 32, get_u16(scratch + i * 2))
+    for i in range(0, d, 16):
+        store_f16(v + position * ((d + 15) // 16 * 16 * 2) + i * 2, load_f32_some(values + i * 4, d - i))
 
 
-def rope(size: int, store: Callable, put_key: Callable) -> Callable:
-    """The kernel for a cache whose values take `size` bytes."""
-    op = f"rope_f{8 * size}"
+@jit
+def put_group(x, codes, scale):
+    """32 floats at `x` to int8 codes round(x / scale) and their scale max|x| / 127, rounded to f16.
+
+    The scale rounds before the codes are made of it, so a code may pass 127 (of a scale that is almost 0, by far).
+    NaN shows in the scale.
+    """
+    low, high = load_f32(x), load_f32(x + 64)
+    store_f16(codes, splat(largest(low, high) * np.float32(1 / 127)))
+    put_u16(scale, get_u16(codes))
+    rounded = lane(load_f16(codes), 0)
+    inverse, limit = splat(F1 / rounded if rounded > F0 else F0), splat(np.float32(127))
+    for i in range(2):
+        x16 = mul(low if i == 0 else high, inverse)
+        store_i8(codes + 16 * i, round_i32(vmax(vmin(x16, limit), sub(splat(F0), limit))))
+
+
+@jit
+def put_q8_head(k, v, position, d, scratch, values):
+    groups = groups_of(d)
+    block, i = k + position // 16 * groups * KEY_BYTES, position % 16
+    codes = scratch + groups * GROUP * 4
+    for g in range(groups):
+        put_group(scratch + g * GROUP * 4, codes, block + groups * 512 + g * 32 + i * 2)
+        for c in range(0, GROUP, 4):
+            put_i32(block + g * 512 + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
+    copy(values, scratch, d)
+    value_scales = v + PAGE * groups * GROUP
+    for g in range(groups):
+        put_group(scratch + g * GROUP * 4, codes, value_scales + (g * PAGE + position) * 2)
+        to = v + (position * groups + g) * GROUP
+        for c in range(0, GROUP, 4):
+            put_i32(to + c, get_i32(codes + c))
+
+
+STORES = {"f16": put_f16_head, "f32": put_f32_head, "q8": put_q8_head}
+
+
+def rope(name: str) -> Callable:
+    """The kernel for a cache in f32, f16 or q8."""
+    op, kind, put_head = f"rope_{name}", cache(name), STORES[name]
     Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER = (field(op, f) for f in ROW_FIELDS)
+    key_bytes, head_bytes = kind.keys, kind.head
 
     @jit
     def one(row, context, thread, t, tokens):
         heads, kv_heads, d, dim = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM), at(row, ROPE_DIM)
-        padded = (d + 15) // 16 * 16
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
         position, slot = get_i64(at(context, POSITIONS) + 8 * t), get_i64(at(context, SLOTS) + 8 * t)
         angles = at(row, TABLE) + position * dim * 4
@@ -86,18 +140,12 @@ def rope(size: int, store: Callable, put_key: Callable) -> Callable:
             rotate(q, q, dim, angles)
         page = page_of(context, slot, position, at(row, LAYER))
         for g in range(kv_heads):
-            cache, offset = page + g * PAGE * (d + padded) * size, (t * at(row, LDK) + g * d) * 4
+            k, offset = page + g * head_bytes(d), (t * at(row, LDK) + g * d) * 4
             copy(at(row, K) + offset, scratch, d)
             rotate(scratch, scratch, dim, angles)
-            put_key(cache + position % PAGE // 16 * (16 * d * size) + position % 16 * size, scratch, d)
-            v = cache + PAGE * d * size + position % PAGE * padded * size
-            for i in range(0, d, 16):
-                store(v + i * size, load_f32_some(at(row, V) + offset + i * 4, d - i))
+            put_head(k, k + key_bytes(d), position % PAGE, d, scratch, at(row, V) + offset)
 
     return each_token(one)
 
 
-KERNELS = {
-    "rope_f16": lambda: rope(2, store_f16, put_key_f16),
-    "rope_f32": lambda: rope(4, store_f32, put_key_f32),
-}
+KERNELS = {f"rope_{name}": bind(rope, name) for name in STORES}

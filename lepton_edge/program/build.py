@@ -11,11 +11,11 @@ from ..errors import CheckpointError
 from ..kernels.layout import (
     BLOCK,
     GROUP,
-    PAGE,
     PANEL_BYTES,
     QUERY_TILE,
     TOP,
     attention_scratch,
+    kv_bytes,
     partial_bytes,
     summary_sizes,
 )
@@ -26,7 +26,6 @@ from .table import Buffer, Program, Row, pad
 
 __all__ = ["build_decoder"]
 
-KV_BYTES = {"f16": 2, "f32": 4}
 MAX_QUERY_ROWS = 128  # bounds the attention's scratch
 
 
@@ -66,8 +65,8 @@ class _Builder:
     def plan_cache(self) -> None:
         """Sizes of a page and of the attention's scratch."""
         spec, program = self.spec, self.program
-        group, padded = spec.heads // spec.kv_heads, pad(spec.head_dim, 16)
-        self.layer_bytes = spec.kv_heads * PAGE * (spec.head_dim + padded) * KV_BYTES[program.kv_dtype]
+        group = spec.heads // spec.kv_heads
+        self.layer_bytes = spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
         program.page_bytes = spec.layers * self.layer_bytes
         program.query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))
         program.partial_bytes = partial_bytes(group, spec.head_dim)

@@ -207,6 +207,8 @@ def attention(run: Reference, row: Values) -> None:
     _, slots, positions, _ = run.batch
     d, kv_heads = row["head_dim"], row["kv_heads"]
     q = run.buffer(row["q"]).reshape(len(slots), kv_heads, -1, d)
+    if run.program.kv_dtype == "q8":  # keys in int8 meet queries in int8
+        q = quantize_groups(q.reshape(-1, d)).reshape(q.shape)
     y = np.zeros_like(q)
     for t, (slot, position) in enumerate(zip(slots.tolist(), positions.tolist(), strict=True)):
         first = max(0, position + 1 - row["window"]) if row["window"] else 0
@@ -244,7 +246,16 @@ def quantize_groups(x: Array) -> Array:
 
 
 def to_cache(x: Array, dtype: str) -> Array:
-    """Rounded as the cache holds it; what is too large for f16 becomes its largest number."""
+    """x [T, G, D] rounded as the cache holds it; what is too large for f16 becomes its largest number.
+
+    q8: groups of 32 numbers of a head, codes round(x / scale) of at most 127 times the scale, max|x| / 127 as f16.
+    """
+    if dtype == "q8":
+        wide = np.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % GROUP)))
+        groups = wide.reshape(*x.shape[:2], -1, GROUP)
+        scale = to_cache(np.abs(groups).max(axis=3, keepdims=True) / 127, "f16")
+        codes = np.clip(np.rint(groups / np.where(scale > 0, scale, np.inf)), -127, 127)
+        return np.asarray((codes * scale).reshape(wide.shape)[:, :, : x.shape[2]])
     if dtype == "f16":
         return np.clip(x, -LARGEST_F16, LARGEST_F16).astype(np.float16).astype(np.float64)
     return x.astype(np.float32).astype(np.float64)

@@ -14,7 +14,7 @@ from ..errors import Cancelled, RequestError
 from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
-from ..kernels.ops import COUNTER, TOKENS
+from ..kernels.ops import CACHES, COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
@@ -101,13 +101,13 @@ class Engine:
 
         format: None runs the weights as they lie; else matrices stored otherwise are converted in memory.
         threads: None for the physical cores.  isa: None for the best.  context: None for the model's own.
-        kv_dtype: 'f16' or 'f32'; None for f32 where the weights are f32, else f16.
+        kv_dtype: 'f16', 'q8' or 'f32'; None for f32 where the weights are f32, else f16.
         """
         isa = choose(isa)
         threads = _integer("threads", threads, 1, MAX_THREADS, default_threads())
         length = _integer("context", context, 1, spec.context, spec.context)
-        if kv_dtype not in (None, "f16", "f32"):
-            raise RequestError(f"kv_dtype={kv_dtype!r}: expected 'f16' or 'f32'")
+        if kv_dtype not in (None, *CACHES):
+            raise RequestError(f"kv_dtype={kv_dtype!r}: expected one of {', '.join(CACHES)}")
         if format is not None:
             get_format(format)
         source.require(spec.tensors())

@@ -205,42 +205,98 @@ def pack_codes(format: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray
 
 
 class Cache:
-    """One layer's pages for some sequences, float32 or float16, at `layer` bytes into each page."""
+    """One layer's pages for some sequences, f32, f16 or q8, at `layer` bytes into each page."""
 
-    def __init__(self, memory: Memory, size: int, kv_heads: int, head_dim: int, lengths: Sequence[int],
+    def __init__(self, memory: Memory, kind: str, kv_heads: int, head_dim: int, lengths: Sequence[int],
                  layer: int = 0) -> None:  # fmt: skip
-        self.dtype = np.dtype({2: np.float16, 4: np.float32}[size])
-        self.kv_heads, self.d, self.padded, self.layer = kv_heads, head_dim, pad(head_dim, 16), layer
+        self.kind, self.kv_heads, self.d, self.layer = kind, kv_heads, head_dim, layer
+        self.padded = pad(head_dim, GROUP if kind == "q8" else 16)
         self.pages = [[self._page(memory) for _ in range(pad(n, PAGE) // PAGE)] for n in lengths]
         self.table = np.zeros((len(lengths), max(map(len, self.pages))), np.int64)
         for slot, pages in enumerate(self.pages):
             self.table[slot, : len(pages)] = [page.ctypes.data for page in pages]
 
     def _page(self, memory: Memory) -> np.ndarray:
-        size = self.kv_heads * PAGE * (self.d + self.padded) * self.dtype.itemsize
+        if self.kind == "q8":
+            size = self.kv_heads * 2 * PAGE * (self.padded + self.padded // GROUP * 2)
+        else:
+            size = self.kv_heads * PAGE * (self.d + self.padded) * self.dtype.itemsize
         page = memory.bytes(self.layer + size)
         page[:] = GUARD  # NaN wherever nothing was stored
         return page
 
-    def parts(self, slot: int, page: int) -> tuple[np.ndarray, np.ndarray]:
-        """Views of a page: keys [G, PAGE / 16, D, 16] and values [G, PAGE, D']."""
+    @property
+    def dtype(self) -> np.dtype:
+        """How numbers are held; of q8, the scales."""
+        return np.dtype({"q8": np.float16, "f16": np.float16, "f32": np.float32}[self.kind])
+
+    def floats(self, slot: int, page: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of a page of f32 or f16: keys [G, PAGE / 16, D, 16] and values [G, PAGE, D']."""
         heads = self.pages[slot][page][self.layer :].view(self.dtype).reshape(self.kv_heads, -1)
         split = PAGE * self.d
         return heads[:, :split].reshape(-1, PAGE // 16, self.d, 16), heads[:, split:].reshape(-1, PAGE, self.padded)
 
+    def codes(self, slot: int, page: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Views of a page of q8: (codes + 128 uint8 [G, PAGE / 16, groups, 8, 16, 4], scales [G, PAGE / 16, groups, 16])
+        of K and (codes int8 [G, PAGE, D'], scales [G, groups, PAGE]) of V."""
+        heads, groups = self.pages[slot][page][self.layer :].reshape(self.kv_heads, -1), self.padded // GROUP
+        keys, values = np.split(heads, 2, axis=1)
+        keys = keys.reshape(self.kv_heads, PAGE // 16, groups * (512 + 32))
+        k = keys[:, :, : groups * 512].reshape(-1, PAGE // 16, groups, 8, 16, 4)
+        k_scales = keys[:, :, groups * 512 :].view(np.float16).reshape(-1, PAGE // 16, groups, 16)
+        v, v_scales = values[:, : PAGE * self.padded].view(np.int8), values[:, PAGE * self.padded :].view(np.float16)
+        return (k, k_scales), (v.reshape(-1, PAGE, self.padded), v_scales.reshape(-1, groups, PAGE))
+
     def write(self, slot: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Put keys and values [positions, G, D] into a sequence's pages."""
+        """Put keys and values [positions, G, D] into a sequence's pages; of q8, round(x / scale), f16(max|x| / 127)."""
         for p in range(len(keys)):
-            k, v = self.parts(slot, p // PAGE)
-            k[:, p % PAGE // 16, :, p % 16] = keys[p]
-            v[:, p % PAGE] = 0
-            v[:, p % PAGE, : self.d] = values[p]
+            page, i = p // PAGE, p % PAGE
+            if self.kind == "q8":
+                # Copies of views: a reshape of a slice may be a copy, so each part is put back as a whole.
+                self._write_codes(slot, page, i, keys[p], values[p])
+                continue
+            k, v = self.floats(slot, page)
+            k[:, i // 16, :, i % 16] = keys[p]
+            v[:, i] = 0
+            v[:, i, : self.d] = values[p]
+
+    def _write_codes(self, slot: int, page: int, i: int, key: np.ndarray, value: np.ndarray) -> None:
+        heads, groups = self.pages[slot][page][self.layer :].reshape(self.kv_heads, -1), self.padded // GROUP
+        half, block = heads.shape[1] // 2, i // 16 * groups * 544
+        codes, scales = encode(key)
+        for c in range(8):
+            for g in range(groups):
+                at = block + g * 512 + c * 64 + i % 16 * 4
+                heads[:, at : at + 4] = (codes[:, g, 4 * c : 4 * c + 4] + 128).astype(np.uint8)
+        for g in range(groups):
+            at = block + groups * 512 + g * 32 + i % 16 * 2
+            heads[:, at : at + 2] = scales[:, g : g + 1].copy().view(np.uint8)
+        codes, scales = encode(value)
+        heads[:, half + i * self.padded :][:, : self.padded] = codes.reshape(len(codes), -1).astype(np.int8).view(np.uint8)
+        for g in range(groups):
+            at = half + PAGE * self.padded + (g * PAGE + i) * 2
+            heads[:, at : at + 2] = scales[:, g : g + 1].copy().view(np.uint8)
 
     def read(self, slot: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys [positions, G, D] and values [positions, G, D'] of a sequence."""
+        """Keys [positions, G, D] and values [positions, G, D'] of a sequence, float64; NaN where nothing is."""
         keys, values = [], []
-        for p in range(positions):
-            k, v = self.parts(slot, p // PAGE)
-            keys.append(k[:, p % PAGE // 16, :, p % 16])
-            values.append(v[:, p % PAGE])
-        return np.array(keys), np.array(values)
+        for page in range(pad(positions, PAGE) // PAGE):
+            if self.kind == "q8":
+                (k, k_scales), (v, v_scales) = self.codes(slot, page)
+                k = (k.astype(np.float64) - 128) * k_scales[:, :, :, None, :, None]
+                k = k.transpose(1, 4, 0, 2, 3, 5).reshape(PAGE, self.kv_heads, -1)[:, :, : self.d]
+                v = v * v_scales.astype(np.float64).repeat(GROUP, axis=1).transpose(0, 2, 1)
+            else:
+                k, v = self.floats(slot, page)
+                k = k.transpose(1, 3, 0, 2).reshape(PAGE, self.kv_heads, self.d)
+            keys.append(k.astype(np.float64))
+            values.append(v.transpose(1, 0, 2).astype(np.float64))
+        return np.concatenate(keys)[:positions], np.concatenate(values)[:positions]
+
+
+def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[G, D] as q8: codes int64 [G, groups, 32] and scales float16 [G, groups]."""
+    x = np.pad(x, ((0, 0), (0, -x.shape[1] % GROUP))).reshape(len(x), -1, GROUP).astype(np.float64)
+    scales = (np.abs(x).max(axis=2) / 127).astype(np.float16)
+    inverse = 1 / np.where(scales > 0, scales, np.inf).astype(np.float64)
+    return np.rint(np.nan_to_num(x * inverse[:, :, None])).clip(-127, 127).astype(np.int64), scales

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from kernels.harness import ISAS, PAGE, Cache, Rig, U
 
-from lepton_edge.kernels.layout import PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
+from lepton_edge.kernels.layout import GROUP, PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
+from lepton_edge.kernels.ops import CACHES
 from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
-each_size = pytest.mark.parametrize("size", [2, 4])
-EXP = 2e-7  # relative error of the kernels' exp
+each_kind = pytest.mark.parametrize("kind", CACHES)
+EXP, TINY = 2e-7, 2.0**-126  # relative error of the kernels' exp2; the smallest float32 that is normal
 
 
 class Attention:
     """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
 
-    def __init__(self, isa, size, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
+    def __init__(self, isa, kind, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
                  split=False):  # fmt: skip
         """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be."""
         rng = np.random.default_rng(seed)
@@ -27,20 +28,21 @@ class Attention:
         self.rig = rig = Rig(isa, t, slots=slots, positions=self.positions, tiles=tiles(runs, tile or query_tile),
                              scratch_bytes=attention_scratch(query_tile * self.group, d),
                              partial_bytes=partial_bytes(self.group, d) if split else 0)  # fmt: skip
-        self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer=128)
+        self.cache = Cache(rig.memory, kind, kv_heads, d, lengths, layer=128)
         rig.pages = self.cache.table
         self.keys, self.values = [], []
         for slot, length in enumerate(lengths):
             k, v = (rng.standard_normal((length, kv_heads, d)).astype(self.cache.dtype) for _ in range(2))
             k = (k * scale).astype(self.cache.dtype)
             self.cache.write(slot, k, v)
-            self.keys.append(k.astype(np.float64))
-            self.values.append(v.astype(np.float64))
+            k, v = self.cache.read(slot, length)  # of q8, what the codes stand for
+            self.keys.append(k)
+            self.values.append(v[:, :, :d])
         q = self.q_row = rig.memory.padded(np.zeros((t, heads * d), np.float32))
         self.set_queries(rng.standard_normal((t, heads, d)).astype(np.float32))
         self.y = rig.memory.padded(np.full((t, heads * d), 7, np.float32))
         self.scale = d**-0.5
-        rig.row(f"attention_f{8 * size}", q=q, ldq=q.shape[1], y=self.y, ldy=q.shape[1], heads=heads,
+        rig.row(f"attention_{kind}", q=q, ldq=q.shape[1], y=self.y, ldy=q.shape[1], heads=heads,
                 kv_heads=kv_heads, head_dim=d, scale=self.scale, window=window, layer=128)  # fmt: skip
 
     def set_queries(self, q):
@@ -56,27 +58,37 @@ class Attention:
     def expected(self):
         """(y, bound on the error), float64 [T, H, D].
 
-        A score is off by s = (d + 3) U sum|q k| scale.  A weight p is then off by the part 2 s (its own score and the
+        A score is off by s = (d + 5) U sum|q k| scale: q times the scale, which is times log2 e, and d sums.  A weight p is then off by the part 2 s (its own score and the
         maximum's), 2 U |score - maximum| (the difference, rounded) and the errors of exp for itself and for the
         rescaling at each page and in a merge.  Sums over n positions add (n + 1) U each, above and below the fraction
-        line; lanes that are masked weigh e^-87, far below.
+        line.  A weight below the smallest float32, TINY, may be 0; lanes that are masked weigh nothing.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
         for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
             first = max(0, p + 1 - self.window) if self.window else 0
             seen = (held[slot][first : p + 1] for held in (self.keys, self.values))
             k, v = (part.repeat(self.group, axis=1).transpose(1, 0, 2) for part in seen)
-            q, n = self.q[t].astype(np.float64)[:, None], p + 1 - first
+            q, n = self.queries(t)[:, None], p + 1 - first
             scores = (q * k).sum(2) * self.scale
-            off = (self.d + 3) * U * (np.abs(q * k).sum(2) * self.scale).max(1, keepdims=True)
+            off = (self.d + 5) * U * (np.abs(q * k).sum(2) * self.scale).max(1, keepdims=True)
             below = scores - scores.max(1, keepdims=True)
             weights = np.exp(below)
             weights /= weights.sum(1, keepdims=True)
             part = 2 * off + 2 * U * np.abs(below) + (n // PAGE + 4) * (EXP + 2 * U) + (2 * n + 4) * U
             y[t] = (weights[:, :, None] * v).sum(1)
             part = part + (weights * part).sum(1, keepdims=True)
-            bound[t] = ((weights * part)[:, :, None] * np.abs(v)).sum(1)
+            bound[t] = ((weights * part + TINY)[:, :, None] * np.abs(v)).sum(1)
         return y, bound
+
+    def queries(self, t):
+        """A token's queries [H, D] as the cache's kind has them: of q8, through int8 groups of 32 of the scaled rows."""
+        if self.cache.kind != "q8":
+            return self.q[t].astype(np.float64)
+        factor = np.float32(self.scale) * np.float32(np.log2(np.e))
+        x = np.pad(self.q[t] * factor, ((0, 0), (0, -self.d % GROUP))).reshape(self.heads, -1, GROUP)
+        top = np.abs(x).max(axis=2, keepdims=True)
+        codes = np.rint(x * (np.float32(127) / top)).astype(np.float64)
+        return (codes * (top * np.float32(1 / 127)) / factor).reshape(self.heads, -1)[:, : self.d]
 
     def check(self, threads=1):
         y = self.run(threads)
@@ -95,44 +107,44 @@ def tiles(runs, most):
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("group", [1, 3, 7, 8, 16])
 @pytest.mark.parametrize("d", [8, 24, 64, 80, 128])
-def test_head_sizes_and_shared_heads(isa, size, group, d):
+def test_head_sizes_and_shared_heads(isa, kind, group, d):
     """A decode step in the second page, then a prefill from position 0."""
-    Attention(isa, size, 2 * group, 2, d, [150, 20], [(0, 149, 1), (1, 0, 20)], seed=d).check(threads=1 + d % 3)
+    Attention(isa, kind, 2 * group, 2, d, [150, 20], [(0, 149, 1), (1, 0, 20)], seed=d).check(threads=1 + d % 3)
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("first", [0, 1, 14, 15, 16, 17, 111, 112, 126, 127, 128, 129, 255, 256])
 @pytest.mark.parametrize("count", [1, 2, 17])
-def test_positions_around_blocks_and_pages(isa, size, first, count):
-    Attention(isa, size, 3, 1, 24, [first + count], [(0, first, count)], seed=first).check()
+def test_positions_around_blocks_and_pages(isa, kind, first, count):
+    Attention(isa, kind, 3, 1, 24, [first + count], [(0, first, count)], seed=first).check()
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 100, 127, 128, 129, 200, 1000])
-def test_windows(isa, size, window):
+def test_windows(isa, kind, window):
     """Single tokens, and tiles whose tokens see different first pages."""
     runs = [(0, 299, 1), (1, 120, 40), (0, 127, 1), (1, 250, 20)]
-    Attention(isa, size, 2, 1, 16, [300, 270], runs, window=window).check()
+    Attention(isa, kind, 2, 1, 16, [300, 270], runs, window=window).check()
 
 
 @each_isa
-@each_size
-def test_pages_before_the_window_are_not_read(isa, size):
-    case = Attention(isa, size, 2, 1, 16, [500], [(0, 400, 20)], window=100)
+@each_kind
+def test_pages_before_the_window_are_not_read(isa, kind):
+    case = Attention(isa, kind, 2, 1, 16, [500], [(0, 400, 20)], window=100)
     case.cache.table[0, :2] = 0  # positions 0..255; the first in sight is 301
     case.check()
 
 
 @each_isa
-@each_size
-def test_later_positions_are_not_read(isa, size):
+@each_kind
+def test_later_positions_are_not_read(isa, kind):
     """Other numbers, and NaN, after a sequence's last position change nothing."""
-    case = Attention(isa, size, 2, 2, 24, [140], [(0, 133, 1)])
+    case = Attention(isa, kind, 2, 2, 24, [140], [(0, 133, 1)])
     y = case.run().copy()
     for fill in (1e4, np.nan):
         for held in (case.keys[0], case.values[0]):
@@ -142,36 +154,36 @@ def test_later_positions_are_not_read(isa, size):
 
 
 @each_isa
-@each_size
-def test_many_sequences_in_one_batch(isa, size):
+@each_kind
+def test_many_sequences_in_one_batch(isa, kind):
     runs = [(0, 5, 1), (1, 0, 7), (2, 139, 1), (0, 6, 1), (3, 100, 33), (1, 7, 3), (2, 140, 2)]
-    case = Attention(isa, size, 6, 2, 40, [7, 10, 142, 133], runs)
+    case = Attention(isa, kind, 6, 2, 40, [7, 10, 142, 133], runs)
     case.check()
     together = case.run().copy()
     assert np.array_equal(case.run(3), together)
     for at, run in zip(np.cumsum([0] + [count for _, _, count in runs]), runs, strict=False):
-        alone = Attention(isa, size, 6, 2, 40, [7, 10, 142, 133], [run])
+        alone = Attention(isa, kind, 6, 2, 40, [7, 10, 142, 133], [run])
         alone.set_queries(case.q[at : at + run[2]])
         alone.check()
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("tile", [1, 2, 3, 5, 16])
-def test_any_tile_gives_the_same(isa, size, tile):
-    Attention(isa, size, 4, 2, 32, [200], [(0, 110, 50)], tile=tile).check()
+def test_any_tile_gives_the_same(isa, kind, tile):
+    Attention(isa, kind, 4, 2, 32, [200], [(0, 110, 50)], tile=tile).check()
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("group,d", [(1, 8), (3, 64), (8, 40), (9, 24)])
-def test_long_caches_are_split(isa, size, group, d):
+def test_long_caches_are_split(isa, kind, group, d):
     """Single tokens of sequences of very different lengths, with and without a window, on one thread and on three."""
     border = PART_PAGES * PAGE
     lengths = [border, border + 1, 3 * border - 5, 40]
     runs = [(slot, length - 1, 1) for slot, length in enumerate(lengths)]
     for window in (0, 100, border + 100):
-        case = Attention(isa, size, 2 * group, 2, d, lengths, runs, window=window, split=True)
+        case = Attention(isa, kind, 2 * group, 2, d, lengths, runs, window=window, split=True)
         case.check()
         alone = case.run().copy()
         assert np.array_equal(case.run(threads=3), alone)
@@ -179,12 +191,12 @@ def test_long_caches_are_split(isa, size, group, d):
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("scale", [30.0, 300.0])
-def test_parts_with_very_different_scores(isa, size, scale):
+def test_parts_with_very_different_scores(isa, kind, scale):
     """Merged as if they had been one: whichever part holds the largest score."""
     for seed in range(4):
-        Attention(isa, size, 2, 2, 16, [2000], [(0, 1999, 1)], scale=scale, seed=seed, split=True).check(2)
+        Attention(isa, kind, 2, 2, 16, [2000], [(0, 1999, 1)], scale=scale, seed=seed, split=True).check(2)
 
 
 @each_isa
@@ -192,22 +204,22 @@ def test_many_items_are_not_split(isa):
     """Enough for all threads as they are; the memory for parts would not hold them."""
     count = SPLIT_ITEMS // 2
     runs = [(slot, 600, 1) for slot in range(count)]
-    Attention(isa, 2, 2, 2, 16, [601] * count, runs, split=True).check(2)
+    Attention(isa, "f16", 2, 2, 16, [601] * count, runs, split=True).check(2)
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 300.0])
-def test_flat_and_steep_scores(isa, size, scale):
+def test_flat_and_steep_scores(isa, kind, scale):
     """Scores near zero, and scores hundreds apart, where one position takes all."""
-    Attention(isa, size, 4, 2, 64, [300], [(0, 280, 20), (0, 0, 1)], scale=scale).check()
+    Attention(isa, kind, 4, 2, 64, [300], [(0, 280, 20), (0, 0, 1)], scale=scale).check()
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("operand", ["q", "k"])
-def test_nan_is_not_hidden(isa, size, operand):
-    case = Attention(isa, size, 2, 2, 24, [140], [(0, 139, 1)])
+def test_nan_is_not_hidden(isa, kind, operand):
+    case = Attention(isa, kind, 2, 2, 24, [140], [(0, 139, 1)])
     if operand == "q":
         case.q_row[0, 30] = np.nan
     else:

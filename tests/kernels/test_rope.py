@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from kernels.harness import ISAS, PAGE, Cache, Rig, U, pad
+from lepton_edge.kernels.ops import CACHES
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
-each_size = pytest.mark.parametrize("size", [2, 4])
+each_kind = pytest.mark.parametrize("kind", CACHES)
 
 
 def normal(seed, *shape, scale=1.0):
@@ -15,21 +16,21 @@ def normal(seed, *shape, scale=1.0):
 class Rope:
     """A batch of tokens of some sequences, each with q [T, H, D], k and v [T, G, D], run through one rope row."""
 
-    def __init__(self, isa, size, heads, kv_heads, d, slots, positions, scale=1.0, layer=0):
+    def __init__(self, isa, kind, heads, kv_heads, d, slots, positions, scale=1.0, layer=0):
         t, self.d, self.positions, self.slots = len(slots), d, positions, slots
         each = [heads, kv_heads, kv_heads]
         self.q, self.k, self.v = (normal((i, t, d), t, h, d, scale=scale) for i, h in enumerate(each))
         lengths = [max((p + 1 for s, p in zip(slots, positions, strict=True) if s == slot), default=1)
                    for slot in range(max(slots) + 1)]  # fmt: skip
-        self.rig = rig = Rig(isa, t, slots=slots, positions=positions, scratch_bytes=4 * pad(d, 16))
-        self.cache = Cache(rig.memory, size, kv_heads, d, lengths, layer)
+        self.rig = rig = Rig(isa, t, slots=slots, positions=positions, scratch_bytes=5 * pad(d))
+        self.cache = Cache(rig.memory, kind, kv_heads, d, lengths, layer)
         rig.pages = self.cache.table
         angle = np.arange(max(lengths))[:, None] * 100.0 ** (-np.arange(d // 2) / (d // 2))
         self.cos, self.sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
         table = rig.memory.array(np.concatenate([self.cos, self.sin], axis=1))
         self.rows = [rig.memory.padded(a.reshape(t, -1)) for a in (self.q, self.k, self.v)]
         q, k, v = self.rows
-        rig.row(f"rope_f{8 * size}", q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads,
+        rig.row(f"rope_{kind}", q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads,
                 head_dim=d, rope_dim=d, table=table, layer=layer)  # fmt: skip
 
     def rotated(self, x):
@@ -50,43 +51,61 @@ class Rope:
         self.check_cache(*self.rotated(self.k))
 
     def check_cache(self, keys, bound):
-        half = self.cache.dtype == np.float16
-        with np.errstate(over="ignore"):
-            # f16 keeps 11 bits, and 2^-25 of what lies below its smallest normal number.
-            bound = bound + np.abs(keys) * 2.0**-11 + 2.0**-25 if half else bound
-            exact = np.clip(self.v, -65504, 65504).astype(np.float16) if half else self.v
-        written = set()
-        for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
-            k, v = self.cache.parts(slot, p // PAGE)
-            key = k[:, p % PAGE // 16, :, p % 16].astype(np.float64)
-            assert (np.abs(key - np.clip(keys[t], -65504, 65504) if half else key - keys[t]) <= bound[t]).all()
-            assert np.array_equal(v[:, p % PAGE, : self.d], exact[t]) and not v[:, p % PAGE, self.d :].any()
-            written.add((slot, p))
+        """What was stored is the keys, off by `bound`, and the values, each rounded as its kind does it."""
+        written = {}
+        for t, where in enumerate(zip(self.slots, self.positions, strict=True)):
+            written[where] = t
         for slot, pages in enumerate(self.cache.pages):
             k, v = self.cache.read(slot, len(pages) * PAGE)
-            other = [p for p in range(len(k)) if (slot, p) not in written]
-            assert np.isnan(k[other]).all() and np.isnan(v[other]).all(), "wrote where nothing was to be stored"
+            for p in range(len(k)):
+                t = written.get((slot, p))
+                if t is None:
+                    assert np.isnan(k[p]).all() and np.isnan(v[p]).all(), "wrote where nothing was to be stored"
+                    continue
+                assert not v[p, :, self.d :].any()
+                for found, exact, off in ((k[p], keys[t], bound[t]), (v[p, :, : self.d], self.v[t], 0)):
+                    assert (np.abs(found - self.limit(exact)) <= off + self.rounding(exact, off)).all()
+
+    def limit(self, x):
+        return np.clip(x, -65504, 65504) if self.cache.kind == "f16" else x
+
+    def rounding(self, x, off):
+        """How far the stored numbers of x [G, D] may be from it, where x itself is off by `off`.
+
+        f16 keeps 11 bits, and 2^-25 of what lies below its smallest normal number.  q8 rounds to half a scale; the
+        scale is 1/127 of the largest, as f16.  One that rounds down by 2^-11, or by 2^-25, leaves the largest above
+        127.5 steps only where it is subnormal: there 127 steps lie up to 127 * 2^-25 below.  Quotients add 3 U of it.
+        """
+        if self.cache.kind == "f32":
+            return 0
+        if self.cache.kind == "f16":
+            return np.abs(x) * 2.0**-11 + 2.0**-25
+        wide = np.pad(np.abs(x) + off, ((0, 0), (0, -self.d % 32))).reshape(len(x), -1, 32)
+        top = wide.max(axis=2).repeat(32, axis=1)[:, : self.d]
+        step = top / 127 * (1 + 2.0**-11) + 2.0**-25
+        return step / 2 + 3 * U * top + np.where(step < 2.0**-13, 127 * 2.0**-25, 0)
 
 
 SHAPES = [(1, 1, 8), (4, 4, 24), (3, 1, 64), (14, 2, 64), (16, 2, 80), (9, 3, 128), (2, 1, 40), (1, 1, 2), (2, 2, 256)]
 
 
 @each_isa
-@each_size
+@each_kind
 @pytest.mark.parametrize("heads,kv_heads,d", SHAPES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_rope(isa, size, heads, kv_heads, d, threads):
+def test_rope(isa, kind, heads, kv_heads, d, threads):
     """One sequence across the border of a page, and a second one in between."""
     positions = [125, 126, 0, 127, 1, 128, 129, 2]
     slots = [0, 0, 1, 0, 1, 0, 0, 1]
-    Rope(isa, size, heads, kv_heads, d, slots, positions, layer=4096).check(threads)
+    Rope(isa, kind, heads, kv_heads, d, slots, positions, layer=4096).check(threads)
 
 
 @each_isa
 def test_keys_and_values_too_large_for_f16_are_saturated(isa):
-    Rope(isa, 2, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e5).check()
+    Rope(isa, "f16", 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e5).check()
 
 
 @each_isa
-def test_small_keys_become_subnormal(isa):
-    Rope(isa, 2, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e-6).check()
+@pytest.mark.parametrize("kind", ["f16", "q8"])
+def test_small_keys_become_subnormal(isa, kind):
+    Rope(isa, kind, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e-6).check()

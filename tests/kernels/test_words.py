@@ -51,6 +51,21 @@ def test_exp(found):
     assert (found["exp"][x == 0] == 1).all()
 
 
+def test_exp2(found):
+    """Of numbers up to 0: nothing is left of what float32 could not hold as a normal number."""
+    x = -np.abs(GIVEN["exp"])
+    number, normal = ~np.isnan(x), x >= -126
+    expected = np.exp2(x.astype(np.float64))
+    assert (np.abs(found["exp2"] - expected)[normal] <= 2e-7 * expected[normal]).all()
+    assert (found["exp2"][x < -126.5] == 0).all() and (found["exp2"][number & ~normal] <= 2.0**-126).all()
+    assert np.isnan(found["exp2"][~number]).all()
+    assert (found["exp2"][x == 0] == 1).all()
+
+
+def test_load_i8(found):
+    assert np.array_equal(found["load_i8"], np.resize(np.arange(-128, 128), GIVEN["exp"].size))
+
+
 def test_widen_f16(found):
     assert same(found["widen_f16"], WIDE).all()
 
@@ -77,7 +92,7 @@ def test_round(found):
 
 def test_arithmetic(found):
     a, b = np.moveaxis(GIVEN["pairs"].reshape(-1, 2, 16), 1, 0).reshape(2, -1)
-    for name, expected in dict(add=a + b, sub=a - b, mul=a * b, div=a / b, max=np.maximum(a, b)).items():
+    for name, expected in dict(add=a + b, sub=a - b, mul=a * b, div=a / b, max=np.maximum(a, b), min=np.minimum(a, b)).items():
         assert same(found[name], expected).all(), name
     exact = a.astype(np.float64) * b + a
     assert (np.abs(found["fma"] - exact) <= 2 * U * (np.abs(a.astype(np.float64) * b) + np.abs(exact)) + 1e-45).all()

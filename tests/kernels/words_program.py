@@ -61,6 +61,9 @@ def pairs(name, word):
 
 f32, f16 = np.float32, np.uint16
 apply("exp", given["exp"], f32, unary(w.exp))
+apply("exp2", -np.abs(given["exp"]), f32, unary(w.exp2))
+apply("load_i8", np.resize(np.arange(-128, 128), given["exp"].size).astype(np.int8), f32,
+      w.jit(lambda x, y: w.store_f32(y, w.load_i8(x))))  # fmt: skip
 apply("sqrt", given["exp"], f32, unary(w.sqrt))
 apply("abs", given["floats"], f32, unary(w.vabs))
 apply("widen_f16", given["halves"], f32, w.jit(lambda x, y: w.store_f32(y, w.load_f16(x))))
@@ -72,7 +75,7 @@ apply("round_sum", given["rounds"], np.int32,
 apply("reduce_add", given["floats"], f32, w.jit(lambda x, y: w.put_f32(y, w.reduce_add(w.load_f32(x)))), per=1)
 apply("reduce_max", given["small"], f32, w.jit(lambda x, y: w.put_f32(y, w.reduce_max(w.load_f32(x)))), per=1)
 apply("largest", given["floats"], f32, w.jit(lambda x, y: w.put_f32(y, w.largest(w.load_f32(x), w.load_f32(x)))), per=1)
-for name, word in (("add", w.add), ("sub", w.sub), ("mul", w.mul), ("div", w.div), ("max", w.vmax)):
+for name, word in (("add", w.add), ("sub", w.sub), ("mul", w.mul), ("div", w.div), ("max", w.vmax), ("min", w.vmin)):
     pairs(name, word)
 pairs("fma", w.jit(lambda a, b: w.fma(a, b, a)))
 

@@ -53,10 +53,11 @@ def test_windows_are_the_layers():
     assert windows == [9, 0, 130]
 
 
-@pytest.mark.parametrize("kv_dtype,size", [("f16", 2), ("f32", 4)])
+# Keys as they are and values padded to 16; codes of both padded to 32, with a scale of two bytes.
+@pytest.mark.parametrize("kv_dtype,size", [("f16", (10 + 16) * 2), ("f32", (10 + 16) * 4), ("q8", 2 * (32 + 2))])
 def test_layers_share_a_page(kv_dtype, size):
     program = build(WINDOWS, kv_dtype=kv_dtype)
-    layer = 3 * 128 * (10 + 16) * size  # keys as they are, values padded to 16
+    layer = 3 * 128 * size
     assert program.page_bytes == 3 * layer
     assert [row.values["layer"] for row in program.rows if row.op.startswith("rope")] == [0, layer, 2 * layer]
 

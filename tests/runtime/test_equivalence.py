@@ -5,6 +5,8 @@ import pytest
 from engines import FORMATS, SPECS, WINDOWS, feed, load, reference, relative, tokens, tolerance
 from kernels.harness import ISAS
 
+from lepton_edge.kernels.ops import CACHES
+
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_format = pytest.mark.parametrize("format", FORMATS)
 each_spec = pytest.mark.parametrize("name", SPECS)
@@ -18,7 +20,7 @@ SAME = 1e-6
 @each_format
 @each_spec
 def test_engine_and_reference(name, format, isa):
-    for kv_dtype in ("f32", "f16"):
+    for kv_dtype in CACHES:
         engine = load(SPECS[name], format, isa=isa, kv_dtype=kv_dtype)
         run, ids = reference(engine), tokens(140, SPECS[name])
         found, expected = feed(engine, engine.open(), ids), feed(run, run.open(), ids)

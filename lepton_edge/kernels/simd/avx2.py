@@ -19,6 +19,8 @@ class AVX2(Native):
     tiles = ((4, 1), (2, 1), (1, 1))
     lanes = 8
     plain_tokens = 3
+    query_rows = (6, 4, 3, 1)
+    query_registers = 6
     q8_bias_shift: int | None = None
 
     def pause(self) -> None:

@@ -16,6 +16,7 @@ class AVX512(Native):
     register_bytes, register_letter, chains = 64, "v", 12
     tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 1)
+    query_registers = 16
     lanes = 16
     plain_tokens = 6
     q8_bias_shift: int | None = 4

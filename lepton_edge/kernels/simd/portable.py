@@ -54,8 +54,9 @@ class Portable:
     chains = 3  # accumulators of the probes: twelve registers of the machine hide what an fma takes, up to 5 cycles
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
-    # Widths in which query rows share a register of keys or values, widest first.
+    # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
+    query_registers = 4
     # Row-major weights: f32 lanes of one of the machine's own registers, and tokens that share four rows of weights.
     lanes = 4
     plain_tokens = 2
@@ -125,6 +126,10 @@ class Portable:
     def load_bf16_some(self, address: Value, n: Value) -> Value:
         return self.widen_bf16(self.load_some(address, n, VS))
 
+    def load_i8(self, address: Value, offset: int = 0) -> Value:
+        """16 signed bytes, as floats."""
+        return self.to_f32(self.b.sext(self.load(address, offset, ir.VectorType(I8, LANES)), VI))
+
     def store_i8(self, address: Value, value: Value) -> None:
         """The low byte of each lane, 16 bytes in all."""
         self.store(address, 0, self.b.trunc(value, ir.VectorType(I8, LANES)))
@@ -186,6 +191,9 @@ class Portable:
     def max(self, a: Value, b: Value) -> Value:
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
 
+    def min(self, a: Value, b: Value) -> Value:
+        return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)
+
     def sqrt(self, a: Value) -> Value:
         return call(self.b, "llvm.sqrt.v16f32", VF, a)
 
@@ -215,6 +223,16 @@ class Portable:
             p = self.fma(p, r, constant(c, VF))
         scale = self.b.shl(self.b.add(n, constant(127, VI)), constant(23, VI))
         return self.b.fmul(p, self.b.bitcast(scale, VF))
+
+    def exp2(self, x: Value) -> Value:
+        """2^x for x <= 0, relative error below 2e-7; 0 below -126.5.  Minimax polynomial of 2^r, |r| <= 1/2."""
+        x = self.max(constant(-127.0, VF), x)
+        shifted = self.add(x, constant(12582912.0 + 127.0, VF))  # the low bits become 127 + the nearest integer
+        r = self.sub(x, self.sub(shifted, constant(12582912.0 + 127.0, VF)))
+        p = constant(1.3264727382221037e-3, VF)
+        for c in (9.671512810982674e-3, 5.550733744249045e-2, 0.24022242082710682, 0.6931469775977611, 1.0):
+            p = self.fma(p, r, constant(c, VF))
+        return self.mul(p, self.b.bitcast(self.b.shl(self.b.bitcast(shifted, VI), constant(23, VI)), VF))
 
     def within(self, value: Value, base: Value, low: Value, high: Value, fill: Value) -> Value:
         """Lane i keeps its value where low <= base + i <= high, and becomes `fill` elsewhere."""

@@ -68,8 +68,8 @@ def method(name: str, result: Any, *params: Any) -> Callable:
     return word(lambda isa, *args: getattr(isa, name)(*args), result, *params)
 
 
-load_f32, load_f16, load_bf16, broadcast_f32 = (
-    method(name, f32x16, i64) for name in ("load_f32", "load_f16", "load_bf16", "broadcast_f32")
+load_f32, load_f16, load_bf16, load_i8, broadcast_f32 = (
+    method(name, f32x16, i64) for name in ("load_f32", "load_f16", "load_bf16", "load_i8", "broadcast_f32")
 )
 load_f32_some, load_f16_some, load_bf16_some = (
     method(name, f32x16, i64, i64) for name in ("load_f32_some", "load_f16_some", "load_bf16_some")
@@ -78,9 +78,11 @@ store_f32, store_f16 = (method(name, void, i64, f32x16) for name in ("store_f32"
 store_f32_some = method("store_f32_some", void, i64, f32x16, i64)
 store_i8 = method("store_i8", void, i64, i32x16)
 splat = method("splat_f32", f32x16, f32)
-add, sub, mul, div, vmax = (method(name, f32x16, f32x16, f32x16) for name in ("add", "sub", "mul", "div", "max"))
+add, sub, mul, div, vmax, vmin = (
+    method(name, f32x16, f32x16, f32x16) for name in ("add", "sub", "mul", "div", "max", "min")
+)
 fma = method("fma", f32x16, f32x16, f32x16, f32x16)
-vabs, exp, sqrt = (method(name, f32x16, f32x16) for name in ("abs", "exp", "sqrt"))
+vabs, exp, exp2, sqrt = (method(name, f32x16, f32x16) for name in ("abs", "exp", "exp2", "sqrt"))
 round_i32 = method("round_i32", i32x16, f32x16)
 add_i32 = method("add_i32", i32x16, i32x16, i32x16)
 zero_i32 = method("zero_i32", i32x16)

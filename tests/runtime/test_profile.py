@@ -29,7 +29,7 @@ def test_work_and_waits_are_means_of_the_threads():
     profile.stamps[0, :, 1] += 30
     profile.stamps[1, :, 1] += 20
     ticks = 40 * len(program.rows)
-    profile.add(batch(), 50.0, 50.0 + ticks / 1e9)  # a tick is a nanosecond
+    profile.add(batch(), len(program.rows), 50.0, 50.0 + ticks / 1e9)  # a tick is a nanosecond
     found = {(op.op, op.part): op for op in profile.ops()}
     assert profile.steps == 1
     assert sum(op.rows for op in found.values()) == len(program.rows)

@@ -84,8 +84,9 @@ def tolerance(format: str, kv_dtype: str) -> float:
 
     f32 cache: what the project promises, 1e-5: some 20 sums of up to 100 rounded terms, one after the other.
     f16 cache: at worst every key and value rounds differently: 2^-11 / sqrt(3) for each, in three layers: 7e-4.
-    Packed, or a q8 cache: every code of the activations does: 1/127 / sqrt(12) of the largest of 32, which is 2.5 times the
-    root mean square, so 0.6% in each of the 15 products that follow each other: 2.3%, and twice that for two runs.
+    Packed, or a q8 cache: at worst every code of the activations does, or of the keys, values and queries: 1/127 /
+    sqrt(12) of the largest of 32, which is 2.5 times the root mean square, so 0.6% in each of the 15 products that
+    follow each other: 2.3%, and twice that for two runs.
     """
     if format in ("q8", "q4") or kv_dtype == "q8":
         return 0.05

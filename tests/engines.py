@@ -85,8 +85,9 @@ def tolerance(format: str, kv_dtype: str, *isas: str) -> float:
 
     f32 cache: what the project promises, 1e-5: some 20 sums of up to 100 rounded terms, one after the other.
     f16 cache: at worst every key and value rounds differently: 2^-11 / sqrt(3) for each, in three layers: 7e-4.
-    q8 cache, or packed: at worst every code of the activations does: 1/127 / sqrt(12) of the largest of 32, which is 2.5
-    times the root mean square, so 0.6% in each of the 15 products that follow each other: 2.3%, and twice that for two runs.
+    Packed, or a q8 cache: at worst every code of the activations does, or of the keys, values and queries: 1/127 /
+    sqrt(12) of the largest of 32, which is 2.5 times the root mean square, so 0.6% in each of the 15 products that
+    follow each other: 2.3%, and twice that for two runs.
     bf16 where an instruction set multiplies pairs: activations round to 8 bits, an rms error of 2^-8 / sqrt(3) at the
     mantissa 1, and 0.74 of it over all mantissas, 0.17%; as before, 0.65% in 15 products, and twice that.
     """

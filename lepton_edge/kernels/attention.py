@@ -233,7 +233,7 @@ def merge(final, final_state, out, state, rows, padded):
             store_f32(final + i, fma(load_f32(final + i), keep, mul(load_f32(out + i), more)))
 
 
-# -- the kernel ---------------------------------------------------------------------------------------------------------
+# -- the kernel --------------------------------------------------------------------------------------------------------
 
 
 def attention(name: str) -> Callable:

@@ -98,7 +98,8 @@ def score_codes(width: int, ahead: bool) -> Callable:
         for b in range(b0 // step * step, b1, step):
             total, block = zero(), k + b // 16 * stride
             for g in range(groups):
-                total = group(total, q + g * width * RECORD, block + g * 512, block + groups * 512 + g * 32, stride, v - k)
+                codes, scales = block + g * 512, block + groups * 512 + g * 32
+                total = group(total, q + g * width * RECORD, codes, scales, stride, v - k)
             store(total, scores + b * 4)
 
     return run

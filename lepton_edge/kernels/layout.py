@@ -11,11 +11,11 @@ CHUNK, PANEL_ROWS = 512, 12
 PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
-# f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one register,
-# and so are 16 values of a V row.
+# f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one
+# register, and so are 16 values of a V row.
 # q8: K as a q8 weight whose rows are positions (see `quant/formats/q8.py`): for each 16 of them codes + 128 as
-# [groups][8][16 positions][4 columns], then f16 scales as [groups][16].  V as codes [PAGE][groups * 32], then f16 scales
-# as [groups][PAGE].
+# [groups][8][16 positions][4 columns], then f16 scales as [groups][16].  V as codes [PAGE][groups * 32], then f16
+# scales as [groups][PAGE].
 PAGE = 128  # positions in a page
 KEY_BYTES = 16 * (GROUP + 2)  # of a group of columns of 16 positions of K in q8
 MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set

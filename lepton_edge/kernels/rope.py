@@ -62,7 +62,7 @@ def copy(source, target, n):
         store_f32(target + i * 4, load_f32_some(source + i * 4, n - i))
 
 
-# -- storing a position of a head: its key lies in `scratch`, padded with zeros, and `scratch` has as much room again ----
+# -- storing a position of a head: its key lies in `scratch`, padded with zeros; room for a group's codes follows ------
 
 
 @jit

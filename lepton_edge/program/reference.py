@@ -206,7 +206,7 @@ def attention(run: Reference, row: Values) -> None:
     """Each token's query heads against the positions that it sees; neighbouring query heads share a key head."""
     _, slots, positions, _ = run.batch
     d, kv_heads = row["head_dim"], row["kv_heads"]
-    q = run.buffer(row["q"]).reshape(len(slots), kv_heads, -1, d)
+    q: Array = run.buffer(row["q"]).reshape(len(slots), kv_heads, -1, d)
     if run.program.kv_dtype == "q8":  # keys in int8 meet queries in int8
         q = quantize_groups(q.reshape(-1, d)).reshape(q.shape)
     y = np.zeros_like(q)

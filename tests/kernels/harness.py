@@ -237,8 +237,8 @@ class Cache:
         return heads[:, :split].reshape(-1, PAGE // 16, self.d, 16), heads[:, split:].reshape(-1, PAGE, self.padded)
 
     def codes(self, slot: int, page: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Views of a page of q8: (codes + 128 uint8 [G, PAGE / 16, groups, 8, 16, 4], scales [G, PAGE / 16, groups, 16])
-        of K and (codes int8 [G, PAGE, D'], scales [G, groups, PAGE]) of V."""
+        """Of a page of q8: (codes + 128 uint8 [G, PAGE / 16, groups, 8, 16, 4], scales [G, PAGE / 16, groups, 16]) of K
+        and (codes int8 [G, PAGE, D'], scales [G, groups, PAGE]) of V."""
         heads, groups = self.pages[slot][page][self.layer :].reshape(self.kv_heads, -1), self.padded // GROUP
         keys, values = np.split(heads, 2, axis=1)
         keys = keys.reshape(self.kv_heads, PAGE // 16, groups * (512 + 32))
@@ -252,7 +252,6 @@ class Cache:
         for p in range(len(keys)):
             page, i = p // PAGE, p % PAGE
             if self.kind == "q8":
-                # Copies of views: a reshape of a slice may be a copy, so each part is put back as a whole.
                 self._write_codes(slot, page, i, keys[p], values[p])
                 continue
             k, v = self.floats(slot, page)
@@ -272,7 +271,8 @@ class Cache:
             at = block + groups * 512 + g * 32 + i % 16 * 2
             heads[:, at : at + 2] = scales[:, g : g + 1].copy().view(np.uint8)
         codes, scales = encode(value)
-        heads[:, half + i * self.padded :][:, : self.padded] = codes.reshape(len(codes), -1).astype(np.int8).view(np.uint8)
+        row = codes.reshape(len(codes), -1).astype(np.int8).view(np.uint8)
+        heads[:, half + i * self.padded :][:, : self.padded] = row
         for g in range(groups):
             at = half + PAGE * self.padded + (g * PAGE + i) * 2
             heads[:, at : at + 2] = scales[:, g : g + 1].copy().view(np.uint8)

@@ -58,10 +58,11 @@ class Attention:
     def expected(self):
         """(y, bound on the error), float64 [T, H, D].
 
-        A score is off by s = (d + 5) U sum|q k| scale: q times the scale, which is times log2 e, and d sums.  A weight p is then off by the part 2 s (its own score and the
-        maximum's), 2 U |score - maximum| (the difference, rounded) and the errors of exp for itself and for the
-        rescaling at each page and in a merge.  Sums over n positions add (n + 1) U each, above and below the fraction
-        line.  A weight below the smallest float32, TINY, may be 0; lanes that are masked weigh nothing.
+        A score is off by s = (d + 5) U sum|q k| scale: q times the scale, which is times log2 e, and d sums.  A weight
+        p is then off by the part 2 s (its own score and the maximum's), 2 U |score - maximum| (the difference,
+        rounded) and the errors of exp2 for itself and for the rescaling at each page and in a merge.  Sums over n
+        positions add (n + 1) U each, above and below the fraction line.  A weight below the smallest float32, TINY,
+        may be 0; lanes that are masked weigh nothing.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
         for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
@@ -81,7 +82,7 @@ class Attention:
         return y, bound
 
     def queries(self, t):
-        """A token's queries [H, D] as the cache's kind has them: of q8, through int8 groups of 32 of the scaled rows."""
+        """A token's queries [H, D] as its kind of cache has them: q8 takes the scaled rows as int8 groups of 32."""
         if self.cache.kind != "q8":
             return self.q[t].astype(np.float64)
         factor = np.float32(self.scale) * np.float32(np.log2(np.e))

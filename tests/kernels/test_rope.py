@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from kernels.harness import ISAS, PAGE, Cache, Rig, U, pad
+
 from lepton_edge.kernels.ops import CACHES
 
 each_isa = pytest.mark.parametrize("isa", ISAS)

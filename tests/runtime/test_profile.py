@@ -46,9 +46,9 @@ def test_several_steps_are_averaged():
     stamps = np.arange(2 * len(program.rows) + 2).reshape(1, -1, 2)
     n = 2 * len(program.rows)
     profile.stamps[:] = 10 * stamps
-    profile.add(batch(0), 0.0, 0.1)
+    profile.add(batch(0), len(program.rows), 0.0, 0.1)
     profile.stamps[:] = 10 * n + 500 + 30 * stamps
-    profile.add(batch(1), 0.2, (40 * n + 500) * 1e-9)
+    profile.add(batch(1), len(program.rows), 0.2, (40 * n + 500) * 1e-9)
     assert profile.steps == 2
     assert sum(op.seconds for op in profile.ops()) == pytest.approx(20 * n * 1e-9)
     attention = next(op for op in profile.ops() if op.op == "attention_f32")
@@ -62,7 +62,7 @@ def test_before_the_first_step_there_is_nothing():
 
 def test_a_clock_that_stands_still_is_an_error():
     _, profile = by_hand()
-    profile.add(batch(), 0.0, 1.0)
+    profile.add(batch(), len(program.rows), 0.0, 1.0)
     with pytest.raises(MachineError, match="clock"):
         profile.ops()
 
@@ -71,7 +71,7 @@ def test_the_callers_arrays_may_change_afterwards():
     program, profile = by_hand()
     profile.stamps[:, -1] = 1
     mine = batch()
-    profile.add(mine, 0.0, 1.0)
+    profile.add(mine, len(program.rows), 0.0, 1.0)
     mine[2][0] = 1000
     found = sum(op.operations for op in profile.ops())
     assert found == costs(program, batch())[:, 1].sum()

@@ -4,7 +4,7 @@
 
 Each weight format, and each cache, has an engine with so many of a shape's layers that no cache holds their weights.
 Its operations are timed row by row (`Engine.profile`), so they find memory as a whole step leaves it. Every round
-takes all engines and the limits in turns; figures are medians over rounds.
+takes all engines and the limits in turns; figures are medians over rounds, and the limits the best samples.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.e2e import facts
 from bench.idle import LIMIT, Watch
 from bench.results import FOLDER, append
 from lepton_edge.cli.bench_profile import least_seconds
-from lepton_edge.cli.limits import Limits, Probes
+from lepton_edge.cli.limits import Limits, Probes, best
 from lepton_edge.cli.output import notify, table
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.kernels.machine import choose
@@ -181,7 +181,7 @@ Key = tuple[Subject, Test, str, str]
 
 
 def take_turns(found: list[Subject], probes: Sequence[Probes], rounds: int, steps: int) -> tuple:
-    """The times of every operation, one of each round after one that warms up; then the median limits of each probe.
+    """The times of every operation, one of each round after one that warms up; then the best limits of each probe.
 
     A prompt is one step; `steps` is how many the other tests take.
     """
@@ -197,12 +197,7 @@ def take_turns(found: list[Subject], probes: Sequence[Probes], rounds: int, step
         if number == 0:
             times.clear()
         notify(f"round {number} of {rounds}" if number else "warm")
-    return times, *(median_limits(taken) for taken in samples)
-
-
-def median_limits(samples: list[Limits]) -> Limits:
-    """The median of each limit."""
-    return Limits(*(statistics.median(getattr(limit, field.name) for limit in samples) for field in fields(Limits)))
+    return times, *(best(taken) for taken in samples)
 
 
 def measure(shape: str, spec: DecoderSpec, run: dict, args: argparse.Namespace) -> list[Measurement]:

@@ -1,9 +1,9 @@
 """What this machine can do at most, measured: the limits that kernels are held against."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from lepton_edge.kernels.layout import GROUP, PROBE_BYTES
 from lepton_edge.kernels.library import callable_kernel, kernels
 from lepton_edge.kernels.machine import instruction_set
 
-__all__ = ["Limits", "Probes", "limits"]
+__all__ = ["Limits", "Probes", "best", "limits"]
 
 SIZE = 256 << 20  # bytes that are read; more than any cache holds
 INT8, F32 = 2e9, 5e8  # operations of each thread in a sample: some milliseconds
@@ -75,4 +75,9 @@ def limits(isa: str, threads: int, notify: Callable[[str], None] | None = None) 
         samples = [probes.sample() for _ in range(SAMPLES)]
     finally:
         probes.close()
-    return Limits(*(max(getattr(sample, name) for sample in samples) for name in ("read", "int8", "f32")))
+    return best(samples)
+
+
+def best(samples: Sequence[Limits]) -> Limits:
+    """The best of each limit."""
+    return Limits(*(max(getattr(sample, field.name) for sample in samples) for field in fields(Limits)))

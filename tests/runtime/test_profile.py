@@ -61,7 +61,7 @@ def test_before_the_first_step_there_is_nothing():
 
 
 def test_a_clock_that_stands_still_is_an_error():
-    _, profile = by_hand()
+    program, profile = by_hand()
     profile.add(batch(), len(program.rows), 0.0, 1.0)
     with pytest.raises(MachineError, match="clock"):
         profile.ops()

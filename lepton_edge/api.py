@@ -51,7 +51,7 @@ def load(
         format: hold the weights as 'f32', 'f16', 'bf16', 'q8' or 'q4'; None: as they are stored.
         threads: threads to compute with; None: the performance cores.
         isa: instruction set, see `lepton doctor`; None: the best that this CPU has.
-        kv_dtype: number format of the cache of keys and values: 'f16', 'q8' (half the bytes) or 'f32'; None: 'f32' where
+        kv_dtype: number format of the cache of keys and values: 'f16', 'q8' (half the bytes), 'f32'; None: 'f32' where
             the weights are, else 'f16'.
         context: positions to make room for, at most the model's own; None: the model's own.
         notify: called with a line of text when something takes long: the kernels are compiled, once on each machine,

@@ -69,7 +69,8 @@ def test_flags_reach_the_model(fake, capsys) -> None:
     assert (
         main(["generate", *flags.split(), "--stop", "a", "--stop", "b", "--format", "q8", "--isa", "avx2", "hi"]) == 0
     )
-    assert model.loaded == {"path": "folder", "format": "q8", "threads": 2, "isa": "avx2", "kv_dtype": None, "context": 64}
+    expected = {"path": "folder", "format": "q8", "threads": 2, "isa": "avx2", "kv_dtype": None, "context": 64}
+    assert model.loaded == expected
     assert model.asked == {
         "prompt": "hi", "max_tokens": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1,
         "repeat_penalty": 1.1, "seed": 7, "stop": ["a", "b"],

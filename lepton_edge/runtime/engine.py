@@ -1,6 +1,7 @@
 """The CPU executor: a program bound to memory, threads and a cache, run a batch of tokens at a time."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, TOP
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, THREADS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import COUNTER, TOKENS
@@ -20,6 +21,7 @@ from ..program.summary import Summary, heat
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
+from .crew import Crew
 from .memory import aligned_zeros
 from .pages import Pages
 from .pool import Pool, yield_address
@@ -80,6 +82,7 @@ class Engine:
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
         self._pool = Pool(callable_kernel(found["walk"]), threads)
+        self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
         self._context[:] = [
             self._table.ctypes.data, len(self._table), threads, self._pool.sync, self._scratch.ctypes.data,
@@ -254,8 +257,10 @@ class Engine:
         self._counts[:] = n, m, self._cut_tiles(where)
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
-        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP):
+        self._context[THREADS // 8] = threads = self._crew.threads
+        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP, threads):
             raise Cancelled("stopped by cancel()")
+        self._crew.report(self._pool.lost(threads), time.monotonic())
         self._pages.lengths.update(ends)
 
     def _cut_tiles(self, slots: list[int]) -> int:

@@ -75,7 +75,8 @@ def partial_bytes(rows: int, head_dim: int) -> int:
 PROBE_BYTES = 384  # what a probe's operands come from
 
 # The sync block: byte offsets, a cache line pair each, so that waiting threads do not disturb the others.
+# LOST: clock cycles that threads have waited in vain, all together; TAKEN: cycles that the step took.
 # FINISHED is an int64 for each thread: it has left the step.
-ARRIVED, GENERATION, CANCEL, STOPPED, FINISHED = (128 * i for i in range(5))
+ARRIVED, GENERATION, CANCEL, STOPPED, LOST, TAKEN, FINISHED = (128 * i for i in range(7))
 MAX_THREADS = 256
 SYNC_BYTES = FINISHED + 8 * MAX_THREADS

@@ -1,7 +1,21 @@
 """The entry point: every thread walks the op table, calling each row's kernel and meeting at its barrier."""
 
 from .common import at
-from .layout import ARRIVED, CANCEL, FINISHED, GENERATION, PROGRAM, ROWS, STAMPS, STOPPED, SYNC, THREADS, YIELD
+from .layout import (
+    ARRIVED,
+    CANCEL,
+    FINISHED,
+    GENERATION,
+    LOST,
+    PROGRAM,
+    ROWS,
+    STAMPS,
+    STOPPED,
+    SYNC,
+    TAKEN,
+    THREADS,
+    YIELD,
+)
 from .ops import BARRIER, KERNEL, ROW
 from .simd.words import (
     atomic_add,
@@ -21,20 +35,27 @@ SPINS = 2000  # looks at the barrier before giving the core away: about 50 micro
 
 @jit
 def barrier(sync, threads, yielding):
-    """Wait for all threads; the last one to come decides, from the cancel flag, whether all stop."""
+    """Wait for all threads; the last one to come decides, from the cancel flag, whether all stop.
+
+    A wait that is longer than the spinning is for a thread whose core is taken: its time is added to LOST.
+    """
     generation = atomic_load(sync + GENERATION)
     if atomic_add(sync + ARRIVED, 1) + 1 == threads:
         atomic_store(sync + ARRIVED, 0)
         atomic_store(sync + STOPPED, atomic_load(sync + CANCEL))
         atomic_store(sync + GENERATION, generation + 1)
     else:
-        spins = 0
+        spins, since = 0, 0
         while atomic_load(sync + GENERATION) == generation:
             spins += 1
+            if spins == SPINS:
+                since = clock()
             if spins < SPINS or yielding == 0:
                 pause()
             else:
                 call_plain(yielding)
+        if since != 0:
+            atomic_add(sync + LOST, clock() - since)
     return atomic_load(sync + STOPPED)
 
 
@@ -49,7 +70,7 @@ def stamp(stamps, i):
 def walk(row, context, thread):
     """Run the program at `context`; `row` is unused, so that this is called like every kernel."""
     sync, threads, yielding = at(context, SYNC), at(context, THREADS), at(context, YIELD)
-    rows, stamps = at(context, ROWS), at(context, STAMPS)
+    rows, stamps, start = at(context, ROWS), at(context, STAMPS), clock()
     if stamps != 0:
         stamps += thread * (rows + 1) * 16
     row = at(context, PROGRAM)
@@ -61,6 +82,8 @@ def walk(row, context, thread):
             break
         row += 8 * ROW
     stamp(stamps, 2 * rows)
+    if thread == 0:
+        put_i64(sync + TAKEN, clock() - start)
     atomic_store(sync + FINISHED + 8 * thread, 1)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, TOP
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, THREADS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import CACHES, COUNTER, TOKENS
@@ -22,6 +22,7 @@ from ..program.summary import Summary, heat
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
+from .crew import Crew
 from .memory import aligned_zeros
 from .pages import Pages
 from .pool import Pool, yield_address
@@ -84,6 +85,7 @@ class Engine:
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
         self._pool = Pool(callable_kernel(found["walk"]), threads)
         self._profile: Profile | None = None
+        self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
         self._context[:] = [
             self._table.ctypes.data, len(self._table), threads, self._pool.sync, self._scratch.ctypes.data,
@@ -275,12 +277,15 @@ class Engine:
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
         started = time.perf_counter()
-        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP):
+        threads = self._crew.threads if self._profile is None else self.threads
+        self._context[THREADS // 8] = threads
+        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP, threads):
             raise Cancelled("stopped by cancel()")
+        ended = time.perf_counter()
         if self._profile is not None:
-            ended = time.perf_counter()
             self._pool.drain()  # every thread has written its last stamp
             self._profile.add((ids, slots, positions, picks), int(self._context[ROWS // 8]), started, ended)
+        self._crew.report(self._pool.lost(threads), ended)
         self._pages.lengths.update(ends)
 
     def _cut_tiles(self, slots: list[int]) -> int:

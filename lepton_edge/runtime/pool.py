@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import CANCEL, FINISHED, SYNC_BYTES
+from ..kernels.layout import CANCEL, FINISHED, LOST, SYNC_BYTES, TAKEN
 from .memory import aligned_zeros
 
 __all__ = ["Pool", "yield_address"]
@@ -61,10 +61,10 @@ class _Workers:
             if thread == 0:
                 _ring(self.done)
 
-    def wake(self, first: int) -> None:
-        """Have the threads from `first` on run the step; the others must not, even if an old ring wakes them."""
-        self.steps = self.steps[:first] + [self.step] * (len(self.steps) - first)
-        for bell in self.go[first:]:
+    def wake(self, first: int, stop: int) -> None:
+        """Have threads `first` to `stop` - 1 run the step; the others must not, even if an old ring wakes them."""
+        self.steps = self.steps[:first] + [self.step] * (stop - first) + self.steps[stop:]
+        for bell in self.go[first:stop]:
             _ring(bell)
 
     def stop(self) -> None:
@@ -98,6 +98,7 @@ class Pool:
         self.sync = self._memory.ctypes.data
         # Memory views: half the time of NumPy's for single numbers, and a step reads and writes some ten of them.
         self._cancel = _int64(self._memory[CANCEL : CANCEL + 8])
+        self._lost, self._taken = (_int64(self._memory[field : field + 8]) for field in (LOST, TAKEN))
         self._finished = _int64(self._memory[FINISHED : FINISHED + 8 * threads])
         self._none, self._all = (_int64(np.full(threads, value, np.int64)) for value in (0, 1))
         self._finished[:] = self._all
@@ -112,26 +113,34 @@ class Pool:
         """Make the running step stop, and every step after it until `ready`."""
         self._cancel[0] = 1
 
-    def run(self, context: int, long: bool) -> bool:
-        """Run one step; -> whether it was cancelled.  KeyboardInterrupt cancels the step and propagates."""
+    def run(self, context: int, long: bool, threads: int) -> bool:
+        """Run one step on the first `threads` threads, as the context says; -> whether it was cancelled.
+
+        KeyboardInterrupt cancels the step and propagates.
+        """
         workers = self._start()
         self.drain()
         step = workers.step + 1
         try:
-            self._finished[:] = self._none
+            self._finished[:threads] = self._none[:threads]
+            self._lost[0] = 0
             workers.context = context
             workers.step = step  # from here on the workers may start
-            workers.wake(0 if long else 1)
+            workers.wake(0 if long else 1, threads)
             if not long:
                 self._walk(0, context, 0)
             while not self._finished[0]:
                 workers.done.acquire(timeout=1)
         except BaseException:
-            self._settle(workers, step, long)
+            self._settle(workers, step, long, threads)
             raise
         return bool(self._cancel[0])
 
-    def _settle(self, workers: _Workers, step: int, long: bool) -> None:
+    def lost(self, threads: int) -> float:
+        """The share of the last step's time that its threads waited for late ones: 0 to 1."""
+        return self._lost[0] / (self._taken[0] * (threads - 1)) if threads > 1 and self._taken[0] > 0 else 0.0
+
+    def _settle(self, workers: _Workers, step: int, long: bool, threads: int) -> None:
         """After an interrupt at any point of `run`: bring the step to its end, however far it had come."""
         while True:
             try:
@@ -139,7 +148,7 @@ class Pool:
                     self._finished[:] = self._all
                     return
                 self.cancel()
-                workers.wake(0 if long else 1)
+                workers.wake(0 if long else 1, threads)
                 if not long and not self._finished[0]:
                     self._walk(0, workers.context, 0)
                 self.drain()

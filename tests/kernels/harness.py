@@ -128,7 +128,7 @@ class Rig:
         pool, table = pool_of(self.isa, threads), self.table()
         scratch = self.memory.bytes(self._scratch_bytes * threads)
         pool.ready()
-        assert not pool.run(self.context(table, threads, pool.sync, scratch).ctypes.data, False)
+        assert not pool.run(self.context(table, threads, pool.sync, scratch).ctypes.data, False, threads)
         assert (table[:, COUNTER] >= 0).all()
         self.memory.check()
         return self

@@ -1,0 +1,59 @@
+"""How many threads steps get, by the time that they lose; the clock is ours."""
+
+import numpy as np
+import pytest
+from engines import WINDOWS, feed, load, tokens
+
+from lepton_edge.runtime.crew import Crew
+
+STEP = 0.01  # s
+
+
+def run(crew: Crew, losing, seconds: float, start: float = 0.0) -> list[int]:
+    """The threads of each step while `losing(threads)` is lost in each."""
+    used = []
+    for i in range(int(seconds / STEP)):
+        used.append(crew.threads)
+        crew.report(losing(crew.threads), start + i * STEP)
+    return used
+
+
+def test_all_threads_while_nothing_is_lost():
+    assert run(Crew(4), lambda n: 0.2, 10) == [4] * 1000
+
+
+def test_single_late_steps_change_nothing():
+    crew = Crew(2)
+    for i in range(1000):
+        crew.report(1.0 if i % 10 == 0 else 0.0, i * STEP)
+        assert crew.threads == 2
+
+
+@pytest.mark.parametrize("most,busy", [(2, 1), (4, 1), (4, 3), (8, 2)])
+def test_a_busy_core_is_left_out(most, busy):
+    """Threads beyond the free cores are each in the others' way; within a second they are gone, and rarely back."""
+    crew, free = Crew(most), most - busy
+    used = run(crew, lambda n: 0.8 if n > free else 0.05, 60)
+    assert used[0] == most and used[100 * busy] <= free + 1
+    late = used[3000:]
+    assert min(late) >= max(1, free) and sum(n > free for n in late) < 0.06 * len(late)
+    # The core becomes free: all threads are back after the longest hold for each.
+    back = run(crew, lambda n: 0.05, 5.0 * busy, start=60)
+    assert back[-1] == most
+
+
+def test_one_thread_is_the_least():
+    assert set(run(Crew(1), lambda n: 1.0, 5)) == {1}
+    assert min(run(Crew(3), lambda n: 1.0, 5)) == 1
+
+
+def test_an_engine_with_fewer_threads_gives_the_same():
+    """Steps on three, one and two of an engine's threads; what the idle ones do not do is done."""
+    engine, ids = load(WINDOWS, threads=3), tokens(60, WINDOWS)
+    expected, slot = feed(engine, engine.open(), ids, 5), engine.open()
+    found = []
+    for i, count in enumerate([3, 1, 2] * 4):
+        engine._crew.threads = count
+        found.append(feed(engine, slot, ids[5 * i : 5 * i + 5]))
+    assert np.array_equal(np.concatenate(found), expected)
+    engine.close()

@@ -15,7 +15,7 @@ from lepton_edge.quant.formats import FORMATS
 
 __all__ = ["VERSION", "PackedTensor", "packed_metadata", "read_packed"]
 
-VERSION = 1
+VERSION = 2  # 1 had the scales of a row block behind all of its codes
 VERSION_KEY = "lepton.version"
 PACKED_KEY = "lepton.packed"
 
@@ -47,11 +47,14 @@ def read_packed(file: SafetensorsFile) -> dict[str, PackedTensor]:
         )
     if int(version) > VERSION:
         raise CheckpointError(
-            f"{file.path}: written by a newer lepton (version {version} of the packed format; this one reads up to "
+            f"{file.path}: written by a newer lepton (version {version} of the packed format; this one reads "
             f"{VERSION}); update lepton-edge, or quantize the model again"
         )
-    if int(version) < 1:
-        raise CheckpointError(f"{file.path}: {VERSION_KEY} is {version}; expected 1 to {VERSION}")
+    if int(version) < VERSION:
+        raise CheckpointError(
+            f"{file.path}: written by an older lepton (version {version} of the packed format; this one reads "
+            f"{VERSION}); quantize the model again"
+        )
     entries = parse_object(text.encode("utf-8", "surrogatepass"), file.path, CheckpointError, PACKED_KEY)
     return {name: _packed_tensor(file, name, entry) for name, entry in entries.items()}
 

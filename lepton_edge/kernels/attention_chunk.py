@@ -77,19 +77,19 @@ def score_codes(width: int, ahead: bool) -> Callable:
     """The same for q8: K lies as a q8 weight does, and meets queries in int8 (see `attention.load_records`)."""
     registers = max(1, ISA.query_registers // width)
 
-    def multiply(isa: Any, total: list, q: Any, k: Any, scales: Any, stride: Any, distance: Any) -> Sequence:
+    def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, distance: Any) -> Sequence:
         block = isa.b.add(k, distance)
         for _ in range(registers if ahead else 0):
             for c in range(8):
                 isa.prefetch(block, 64 * c)
             block = isa.b.add(block, stride)
         by_row = [total[n * width + i] for i in range(width) for n in range(registers)]
-        by_row = isa.group_products("q8", by_row, k, scales, q, stride, width, registers)
+        by_row = isa.group_products("q8", by_row, k, q, stride, width, registers)
         return [by_row[i * registers + n] for n in range(registers) for i in range(width)]
 
     count, step = width * registers, 16 * registers
     zero, store = zeros(count), save_scores(width, registers)
-    group = unrolled(multiply, count, i64, i64, i64, i64, i64)
+    group = unrolled(multiply, count, i64, i64, i64, i64)
 
     @jit
     def run(q, k, v, d, b0, b1, scores):
@@ -98,8 +98,7 @@ def score_codes(width: int, ahead: bool) -> Callable:
         for b in range(b0 // step * step, b1, step):
             total, block = zero(), k + b // 16 * stride
             for g in range(groups):
-                codes, scales = block + g * 512, block + groups * 512 + g * 32
-                total = group(total, q + g * width * RECORD, codes, scales, stride, v - k)
+                total = group(total, q + g * width * RECORD, block + g * KEY_BYTES, stride, v - k)
             store(total, scores + b * 4)
 
     return run

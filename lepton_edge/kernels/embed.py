@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from .common import F0, at, each_token
-from .layout import BLOCK, GROUP, IDS
+from .layout import BLOCK, GROUP, IDS, SCALES
 from .ops import field
 from .simd.words import (
     get_i64,
@@ -70,21 +70,23 @@ def plain(name: str) -> Callable:
 def copy_q8(w, token, y, n, groups, block_bytes):
     block, r = w + token // BLOCK * block_bytes, token % BLOCK
     for g in range(groups):
-        scale = lane(load_f16(block + groups * 512 + g * 32), r)
+        scale = lane(load_f16(block), r)
         for c in range(min(GROUP, n - g * GROUP)):
-            value = get_u8(block + g * 512 + c // 4 * 64 + r * 4 + c % 4) - 128
+            value = get_u8(block + SCALES + c // 4 * 64 + r * 4 + c % 4) - 128
             put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
+        block += SCALES + 512
 
 
 @jit
 def copy_q4(w, token, y, n, groups, block_bytes):
     block, r = w + token // BLOCK * block_bytes, token % BLOCK
     for g in range(groups):
-        scale = lane(load_f16(block + groups * 256 + g * 32), r)
+        scale = lane(load_f16(block), r)
         for c in range(min(GROUP, n - g * GROUP)):
-            byte = get_u8(block + g * 256 + c // 8 * 64 + r * 4 + c % 4)
+            byte = get_u8(block + SCALES + c // 8 * 64 + r * 4 + c % 4)
             value = (byte >> (c % 8 // 4 * 4) & 15) - 8
             put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
+        block += SCALES + 256
 
 
 KERNELS = {

@@ -3,6 +3,7 @@
 # Weights and activations.
 GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
+SCALES = 2 * BLOCK  # bytes of a group's scales, one a row; its codes follow
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
 # Row-major weights: the sums over the lanes are taken after so many columns at most; as floats, a panel of so many rows
@@ -13,11 +14,11 @@ PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
 # f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one
 # register, and so are 16 values of a V row.
-# q8: K as a q8 weight whose rows are positions (see `quant/formats/q8.py`): for each 16 of them codes + 128 as
-# [groups][8][16 positions][4 columns], then f16 scales as [groups][16].  V as codes [PAGE][groups * 32], then f16
+# q8: K as a q8 weight whose rows are positions (see `quant/formats/q8.py`): for each 16 of them [groups] of 16 f16
+# scales and codes + 128 as [8][16 positions][4 columns].  V as codes [PAGE][groups * 32], then f16
 # scales as [groups][PAGE].
 PAGE = 128  # positions in a page
-KEY_BYTES = 16 * (GROUP + 2)  # of a group of columns of 16 positions of K in q8
+KEY_BYTES = BLOCK * (2 + GROUP)  # of a group of columns of 16 positions of K in q8
 MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set
 QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
 STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together

@@ -1,8 +1,8 @@
 """y = W x for packed weights (q4, q8) and activations quantized to int8 groups of 32.
 
-W lies in blocks of 16 rows (see `quant/q4.py`): one register of weights holds 4 columns of 16 rows, and is multiplied
-with 4 values of x repeated in all lanes, so there is no horizontal sum.  A register tile is `tokens` x `blocks`
-accumulators; the weights of a group are unpacked once and used by every token of the tile.
+W lies in blocks of 16 rows (see `quant/formats/blocks.py`): one register of weights holds 4 columns of 16 rows, and is
+multiplied with 4 values of x repeated in all lanes, so there is no horizontal sum.  A register tile is `tokens` x
+`blocks` accumulators; the weights of a group are unpacked once and used by every token of the tile.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 from .common import at, count, take
-from .layout import BLOCK, RECORD, THREADS
+from .layout import RECORD, SCALES, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
 
-GROUP_BYTES = {"q4": 256, "q8": 512}
+GROUP_BYTES = {"q4": SCALES + 256, "q8": SCALES + 512}
+FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 1.1 to 1.2 times as fast
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
 ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "block_bytes")
 
@@ -22,10 +23,21 @@ ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "b
 def group_product(name: str, tokens: int, blocks: int) -> Callable:
     """A tile's accumulators plus the products of one group of 32 columns, as the instruction set spells them."""
 
-    def body(isa: Any, total: list, weights: Any, scales: Any, x: Any, block_bytes: Any) -> Sequence:
-        return isa.group_products(name, total, weights, scales, x, block_bytes, tokens, blocks)
+    def body(isa: Any, total: list, w: Any, x: Any, block_bytes: Any) -> Sequence:
+        if tokens <= FEW:
+            fetch(isa, name, w, block_bytes, blocks)
+        return isa.group_products(name, total, w, x, block_bytes, tokens, blocks)
 
-    return unrolled(body, tokens * blocks, i64, i64, i64, i64)
+    return unrolled(body, tokens * blocks, i64, i64, i64)
+
+
+def fetch(isa: Any, name: str, w: Any, block_bytes: Any, blocks: int) -> None:
+    """Start reading the same group of the next tile."""
+    for b in range(2 * blocks):
+        if b >= blocks:
+            for line in range(0, GROUP_BYTES[name], 64):
+                isa.prefetch(w, line)
+        w = isa.b.add(w, block_bytes)
 
 
 def finish(tokens: int, blocks: int) -> tuple[Callable, Callable]:
@@ -60,11 +72,9 @@ def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
     @jit
     def tile(w, x, y, ldy, bias, accumulate, groups, block_bytes):
         total = zero()
-        weights, scales = w, w + groups * group_bytes
         for _ in range(groups):
-            total = product(total, weights, scales, x, block_bytes)
-            weights += group_bytes
-            scales += 2 * BLOCK
+            total = product(total, w, x, block_bytes)
+            w += group_bytes
             x += record
         if bias != 0:
             total = plus(total, bias, 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .cache import cache, groups_of, page_of
 from .common import F0, F1, at, each_token
-from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCRATCH, SCRATCH_STRIDE, SLOTS
+from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
     fma,
@@ -108,9 +108,9 @@ def put_q8_head(k, v, position, d, scratch, values):
     block, i = k + position // 16 * groups * KEY_BYTES, position % 16
     codes = scratch + groups * GROUP * 4
     for g in range(groups):
-        put_group(scratch + g * GROUP * 4, codes, block + groups * 512 + g * 32 + i * 2)
+        put_group(scratch + g * GROUP * 4, codes, block + g * KEY_BYTES + i * 2)
         for c in range(0, GROUP, 4):
-            put_i32(block + g * 512 + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
+            put_i32(block + g * KEY_BYTES + SCALES + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
     copy(values, scratch, d)
     value_scales = v + PAGE * groups * GROUP
     for g in range(groups):

@@ -297,9 +297,10 @@ def entry_json(name: str = "a", **changes: object) -> str:
 
 
 BAD_PACKED = {
-    "newer": ({"lepton.version": "2"}, "written by a newer lepton"),
+    "newer": ({"lepton.version": "3"}, "written by a newer lepton"),
     "much newer": ({"lepton.version": "999999999"}, "written by a newer lepton"),
-    "zero": ({"lepton.version": "0"}, "expected 1"),
+    "older": ({"lepton.version": "1"}, "written by an older lepton"),
+    "zero": ({"lepton.version": "0"}, "written by an older lepton"),
     "no number": ({"lepton.version": "one"}, "expected a whole number"),
     "negative": ({"lepton.version": "-1"}, "expected a whole number"),
     "other digits": ({"lepton.version": "١"}, "expected a whole number"),

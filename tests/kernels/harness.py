@@ -196,8 +196,8 @@ def pack_codes(format: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray
         lanes = lanes[:, :, 0::2] | lanes[:, :, 1::2] << 4
     all_scales = np.zeros((blocks * 16, groups), np.float16)
     all_scales[:rows] = scales
-    tail = all_scales.reshape(blocks, 16, groups).transpose(0, 2, 1).reshape(blocks, -1).view(np.uint8)
-    body = np.concatenate([lanes.reshape(blocks, -1), tail], axis=1)
+    head = np.ascontiguousarray(all_scales.reshape(blocks, 16, groups).transpose(0, 2, 1)).view(np.uint8)
+    body = np.concatenate([head, lanes.reshape(blocks, groups, -1)], axis=2).reshape(blocks, -1)
     return np.pad(body, ((0, 0), (0, -body.shape[1] % 64))).reshape(-1)
 
 
@@ -241,9 +241,8 @@ class Cache:
         and (codes int8 [G, PAGE, D'], scales [G, groups, PAGE]) of V."""
         heads, groups = self.pages[slot][page][self.layer :].reshape(self.kv_heads, -1), self.padded // GROUP
         keys, values = np.split(heads, 2, axis=1)
-        keys = keys.reshape(self.kv_heads, PAGE // 16, groups * (512 + 32))
-        k = keys[:, :, : groups * 512].reshape(-1, PAGE // 16, groups, 8, 16, 4)
-        k_scales = keys[:, :, groups * 512 :].view(np.float16).reshape(-1, PAGE // 16, groups, 16)
+        keys = keys.reshape(self.kv_heads, PAGE // 16, groups, 32 + 512)
+        k_scales, k = keys[..., :32].view(np.float16), keys[..., 32:].reshape(-1, PAGE // 16, groups, 8, 16, 4)
         v, v_scales = values[:, : PAGE * self.padded].view(np.int8), values[:, PAGE * self.padded :].view(np.float16)
         return (k, k_scales), (v.reshape(-1, PAGE, self.padded), v_scales.reshape(-1, groups, PAGE))
 
@@ -265,10 +264,10 @@ class Cache:
         codes, scales = encode(key)
         for c in range(8):
             for g in range(groups):
-                at = block + g * 512 + c * 64 + i % 16 * 4
+                at = block + g * 544 + 32 + c * 64 + i % 16 * 4
                 heads[:, at : at + 4] = (codes[:, g, 4 * c : 4 * c + 4] + 128).astype(np.uint8)
         for g in range(groups):
-            at = block + groups * 512 + g * 32 + i % 16 * 2
+            at = block + g * 544 + i % 16 * 2
             heads[:, at : at + 2] = scales[:, g : g + 1].copy().view(np.uint8)
         codes, scales = encode(value)
         row = codes.reshape(len(codes), -1).astype(np.int8).view(np.uint8)

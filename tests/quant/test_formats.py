@@ -28,16 +28,16 @@ def slow_code(name: str, data: bytes, columns: int, row: int, column: int) -> tu
     code_bytes = {"q4": 256, "q8": 512}[name]
     groups = (columns + 31) // 32
     record = (groups * (code_bytes + 32) + 63) // 64 * 64
-    start = row // 16 * record
     g, k, r = column // 32, column % 32, row % 16
+    group = row // 16 * record + g * (32 + code_bytes)
     if name == "q4":
         c, half, j = k // 8, k % 8 // 4, k % 4
-        byte = data[start + g * 256 + c * 64 + r * 4 + j]
+        byte = data[group + 32 + c * 64 + r * 4 + j]
         code = (byte >> 4 if half else byte & 15) - 8
     else:
         c, j = k // 4, k % 4
-        code = data[start + g * 512 + c * 64 + r * 4 + j] - 128
-    (scale,) = struct.unpack_from("<e", data, start + groups * code_bytes + (g * 16 + r) * 2)
+        code = data[group + 32 + c * 64 + r * 4 + j] - 128
+    (scale,) = struct.unpack_from("<e", data, group + r * 2)
     return code, scale
 
 
@@ -134,7 +134,7 @@ def test_q4_extreme_takes_the_lone_code(sign: int) -> None:
     w[0, 5], w[0, 7] = sign * 8, sign * -7
     packed = FORMATS["q4"].pack(w)
     np.testing.assert_array_equal(FORMATS["q4"].unpack(packed, 1, 32), w)
-    (scale,) = struct.unpack_from("<e", packed.tobytes(), 256)
+    (scale,) = struct.unpack_from("<e", packed.tobytes(), 0)
     assert scale == -sign
 
 

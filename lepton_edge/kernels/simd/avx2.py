@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ..layout import SCALES
 from .native import Native
 from .portable import I8, I16, I32, VI, Value, call, constant
 
@@ -73,31 +74,30 @@ class AVX2(Native):
         return self.widen_sums(self.pair_sums(size, turned))
 
     def group_products(
-        self, name: str, total: list[Value], weights: Value, scales: Value, x: Value, block_bytes: Value,
-        tokens: int, blocks: int,
-    ) -> list[Value]:  # fmt: skip
+        self, name: str, total: list[Value], w: Value, x: Value, block_bytes: Value, tokens: int, blocks: int
+    ) -> list[Value]:
         """Four columns at a time for all tokens: so the sums stay in the 16 registers, and not the weights.
 
         A single token shares the weights with no other, and takes them as `Portable` does.
         """
         if tokens == 1:
-            return super().group_products(name, total, weights, scales, x, block_bytes, tokens, blocks)
+            return super().group_products(name, total, w, x, block_bytes, tokens, blocks)
         for b in range(blocks):
             sums: list[list[Value]] = [[constant(0, WORDS)] * 2 for _ in range(tokens)]
             for c in range(8):
-                self.add_columns(name, sums, weights, x, c)
+                self.add_columns(name, sums, w, x, c)
                 sums = self.in_order(sums)
-            scale = self.load_f16(scales)
+            scale = self.load_f16(w)
             for t in range(tokens):
                 product = self.to_f32(self.whole_sums(name, sums[t], x, tokens * 36 + 4 * t))
                 scaled = self.mul(scale, self.broadcast_f32(x, tokens * 32 + 4 * t))
                 total[t * blocks + b] = self.fma(product, scaled, total[t * blocks + b])
-            weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+            w = self.b.add(w, block_bytes)
         return total
 
-    def add_columns(self, name: str, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+    def add_columns(self, name: str, sums: list[list[Value]], w: Value, x: Value, c: int) -> None:
         """Add the products of columns 4c … 4c+3 to each token's two halves of sums: i16 pairs for q4, i32 for q8."""
-        halves = self.stored(name, weights, c)
+        halves = self.stored(name, w, c)
         signed = [self.signed_q8(half) for half in halves] if name == "q8" else []
         for t, pair in enumerate(sums):
             repeated = self.split(self.broadcast_i32(x, 32 * t + 4 * c))[0]
@@ -108,11 +108,11 @@ class AVX2(Native):
                     more = self.b.add(self.b.bitcast(pair[half], PAIRS), self.pair_sums(halves[half], repeated))
                     pair[half] = self.b.bitcast(more, WORDS)
 
-    def stored(self, name: str, weights: Value, c: int) -> list[Value]:
+    def stored(self, name: str, w: Value, c: int) -> list[Value]:
         """The two halves of a group's columns 4c … 4c+3, as unsigned bytes."""
         halves = []
         for half in (0, 1):
-            v = self.load(weights, 64 * (c if name == "q8" else c // 2) + 32 * half, WORDS)
+            v = self.load(w, SCALES + 64 * (c if name == "q8" else c // 2) + 32 * half, WORDS)
             if name == "q4":
                 v = self.b.and_(self.b.lshr(v, constant(4, WORDS)) if c % 2 else v, constant(0x0F0F0F0F, WORDS))
             halves.append(self.b.bitcast(v, BYTES))

@@ -26,9 +26,9 @@ class AVXVNNI(AVX2):
             start = self.dot4(start, w, a)
         return start
 
-    def add_columns(self, name: str, sums: list[list[Value]], weights: Value, x: Value, c: int) -> None:
+    def add_columns(self, name: str, sums: list[list[Value]], w: Value, x: Value, c: int) -> None:
         """As AVX2, but all sums are i32."""
-        stored = self.join(*(self.b.bitcast(half, WORDS) for half in self.stored(name, weights, c)))
+        stored = self.join(*(self.b.bitcast(half, WORDS) for half in self.stored(name, w, c)))
         for t, pair in enumerate(sums):
             total = self.dot4(self.join(*pair), stored, self.broadcast_i32(x, 32 * t + 4 * c))
             pair[:] = (self.b.bitcast(half, WORDS) for half in self.split(total))

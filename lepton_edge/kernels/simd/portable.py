@@ -13,6 +13,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from ..layout import SCALES
+
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, HALF = ir.FloatType(), ir.HalfType()
@@ -420,19 +422,18 @@ class Portable:
         return [half(v) for v in pairs for half in (self.low_nibbles, self.high_nibbles)]
 
     def group_products(
-        self, name: str, total: list[Value], weights: Value, scales: Value, x: Value, block_bytes: Value,
-        tokens: int, blocks: int,
-    ) -> list[Value]:  # fmt: skip
+        self, name: str, total: list[Value], w: Value, x: Value, block_bytes: Value, tokens: int, blocks: int
+    ) -> list[Value]:
         """total[t * blocks + b] += one group of 32 columns of block b of format `name` times that of token t.
 
-        weights, scales: addresses in the first block; x: the group's record of the tile (see `layout.RECORD`).
+        w: address of the group in the first block; x: the group's record of the tile (see `layout.RECORD`).
         Here all weights of the group are unpacked first, which takes 8 registers a block.
         """
         unpacked, scale = [], []
         for _ in range(blocks):
-            unpacked.append(self.unpack(name, weights))
-            scale.append(self.load_f16(scales))
-            weights, scales = self.b.add(weights, block_bytes), self.b.add(scales, block_bytes)
+            unpacked.append(self.unpack(name, w, SCALES))
+            scale.append(self.load_f16(w))
+            w = self.b.add(w, block_bytes)
         return self.add_group(total, name, unpacked, scale, x, tokens, 0 if name == "q4" else self.q8_bias_shift)
 
     def add_group(self, total: list[Value], name: str, weights: Sequence[Sequence[Value]], scales: Sequence[Value],

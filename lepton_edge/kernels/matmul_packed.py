@@ -23,20 +23,19 @@ ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "b
 def group_product(name: str, tokens: int, blocks: int) -> Callable:
     """A tile's accumulators plus the products of one group of 32 columns, as the instruction set spells them."""
 
-    def body(isa: Any, total: list, w: Any, x: Any, block_bytes: Any) -> Sequence:
+    def body(isa: Any, total: list, w: Any, x: Any, block_bytes: Any, distance: Any) -> Sequence:
         if tokens <= FEW:
-            fetch(isa, name, w, block_bytes, blocks)
+            fetch(isa, name, isa.b.add(w, distance), block_bytes, blocks)
         return isa.group_products(name, total, w, x, block_bytes, tokens, blocks)
 
-    return unrolled(body, tokens * blocks, i64, i64, i64)
+    return unrolled(body, tokens * blocks, i64, i64, i64, i64)
 
 
 def fetch(isa: Any, name: str, w: Any, block_bytes: Any, blocks: int) -> None:
-    """Start reading the same group of the next tile."""
-    for b in range(2 * blocks):
-        if b >= blocks:
-            for line in range(0, GROUP_BYTES[name], 64):
-                isa.prefetch(w, line)
+    """Start reading a group of some blocks."""
+    for _ in range(blocks):
+        for line in range(0, GROUP_BYTES[name], 64):
+            isa.prefetch(w, line)
         w = isa.b.add(w, block_bytes)
 
 
@@ -64,16 +63,16 @@ def finish(tokens: int, blocks: int) -> tuple[Callable, Callable]:
 
 
 def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
-    """One tile over all its columns."""
+    """One tile over all its columns.  `distance`: from its weights to those of the tile that comes next."""
     zero, product = zeros(tokens * blocks), group_product(name, tokens, blocks)
     plus, store = finish(tokens, blocks)
     group_bytes, record = GROUP_BYTES[name], tokens * RECORD
 
     @jit
-    def tile(w, x, y, ldy, bias, accumulate, groups, block_bytes):
+    def tile(w, x, y, ldy, bias, accumulate, groups, block_bytes, distance):
         total = zero()
         for _ in range(groups):
-            total = product(total, w, x, block_bytes)
+            total = product(total, w, x, block_bytes, distance)
             w += group_bytes
             x += record
         if bias != 0:
@@ -86,22 +85,26 @@ def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
 
 
 def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
-    """Tiles of `tokens` tokens from `first` on, as many as are whole, over the blocks b0..b1; -> the next token."""
+    """Tiles of `tokens` tokens from `first` on, as many as are whole, over the blocks b0..b1; -> the next token.
+
+    `ahead`: the block that this thread goes on with.
+    """
     wide, single = tile_kernel(name, tokens, blocks), tile_kernel(name, tokens, 1)
 
     @jit
-    def strip(first, count, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+    def strip(first, count, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
         while first + tokens <= count:
             xt, b = x + first * groups * RECORD, b0
             while b < b1:
                 wb, yb = w + b * block_bytes, y + first * ldy + b * 64
                 bb = bias + b * 64 if bias != 0 else 0
-                if b + blocks <= b1:
-                    wide(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes)
-                    b += blocks
+                step = blocks if b + blocks <= b1 else 1
+                distance = ((b + step if b + step < b1 else ahead) - b) * block_bytes
+                if step == blocks:
+                    wide(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes, distance)
                 else:
-                    single(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes)
-                    b += 1
+                    single(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes, distance)
+                b += step
             first += tokens
         return first
 
@@ -123,12 +126,13 @@ def matmul(name: str) -> Callable:
         blocks, groups, block_bytes = at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
         panel = max(1, min(blocks // (at(context, THREADS) * 4), PANEL_BYTES // block_bytes))
         panel += panel & 1
-        while True:
-            b0 = take(row, context, panel)
-            if b0 >= blocks:
-                break
-            all_strips(0, tokens, b0, min(blocks, b0 + panel), at(row, W), at(row, X), at(row, Y), at(row, LDY) * 4,
-                       at(row, BIAS), at(row, ACCUMULATE), groups, block_bytes)  # fmt: skip
+        b0 = take(row, context, panel)
+        while b0 < blocks:
+            following = take(row, context, panel)  # so early that its weights can be fetched
+            all_strips(0, tokens, b0, min(blocks, b0 + panel), following if following < blocks else b0, at(row, W),
+                       at(row, X), at(row, Y), at(row, LDY) * 4, at(row, BIAS), at(row, ACCUMULATE), groups,
+                       block_bytes)  # fmt: skip
+            b0 = following
 
     return kernel
 
@@ -139,16 +143,16 @@ def chain(strips: Sequence[Callable]) -> Callable:
     if len(strips) == 1:
 
         @jit
-        def last(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
-            strip(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+        def last(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+            strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
 
         return last
     rest = chain(strips[1:])
 
     @jit
-    def run(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes):
-        first = strip(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
-        rest(first, tokens, b0, b1, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+    def run(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+        first = strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+        rest(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
 
     return run
 

@@ -86,22 +86,26 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     """The program, a line for each operation: what it reads -> writes, and the weight it uses."""
     from lepton_edge.kernels.layout import PAGE
+    from lepton_edge.kernels.ops import ALWAYS
     from lepton_edge.program import build_decoder
 
     kv_dtype = "f32" if checkpoint.format(spec.names.name("q", 0)) == "f32" else "f16"  # as the engine chooses
     program = build_decoder(spec, checkpoint.weight, kv_dtype, spec.context)
     rows = []
     for i, row in enumerate(program.rows):
-        weight = program.weights.get(str(row.values.get("w")))
-        shape, nbytes = ("x".join(map(str, weight.shape)), size(weight.data.nbytes)) if weight else ("", "")
+        names = row.products or [str(row.values[name]) for name in row.values if name == "w"]
+        weights = [program.weights[name] for name in names]
+        shape = " ".join("x".join(map(str, weight.shape)) for weight in weights)
+        nbytes = size(sum(weight.data.nbytes for weight in weights)) if weights else ""
         label = row.label.replace("layer ", "L")
         rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
+    barriers = sum(row.barrier == ALWAYS for row in program.rows)
     activations = sum(buffer.token_bytes for buffer in program.buffers.values())
     return "\n".join(
         [
             table(["#", "op", "part", "weight", "size", "reads->writes"], rows, "><<>><"),
             "",
-            f"{len(program.rows)} operations, {sum(row.barrier for row in program.rows)} barriers",
+            f"{len(program.rows)} operations, {barriers} barriers in a step of one token",
             f"weights      {size(program.weight_bytes)}; a step of one token reads {size(program.step_bytes)}",
             f"activations  {size(activations)} a token",
             f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}",
@@ -114,8 +118,9 @@ def _flow(op: str, values: Mapping[str, object]) -> str:
     from lepton_edge.kernels.ops import OPS
 
     named = {field: str(values[field]) for field, kind in OPS[op].fields if kind == "a" and values[field] is not None}
-    reads = [buffer for field, buffer in named.items() if field not in ("y", "records")]
+    outputs = ("gate", "up", "records") if op.startswith("gated") else ("y", "records")
+    reads = [buffer for field, buffer in named.items() if field not in outputs]
     plus = "+" if values.get("accumulate") else ""
-    writes = [plus + buffer for field, buffer in named.items() if field in ("y", "records")]
+    writes = [plus + buffer for field, buffer in named.items() if field in outputs]
     # quantize is the one op whose only output is its records; rope writes the cache and turns q in place.
     return f"{','.join(reads)}->{','.join(writes or ['q', 'cache'])}"

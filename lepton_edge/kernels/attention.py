@@ -11,7 +11,7 @@ import numpy as np
 
 from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
 from .cache import Cache, cache, groups_of, page_of
-from .common import F0, F1, at, get_f32, quantize_group, take
+from .common import F0, F1, at, count, get_f32, quantize_group, quantize_row, small, take
 from .layout import (
     COUNTS,
     GROUP,
@@ -30,6 +30,7 @@ from .layout import (
     TILES,
 )
 from .ops import field
+from .rope import copy, rotate, store_kernel
 from .simd.words import (
     atomic_add,
     atomic_store,
@@ -52,7 +53,10 @@ from .simd.words import (
     store_f32_some,
 )
 
-ROW_FIELDS = ("q", "ldq", "y", "ldy", "heads", "kv_heads", "head_dim", "scale", "window", "layer")
+ROW_FIELDS = (
+    "q", "ldq", "k", "v", "ldk", "heads", "kv_heads", "head_dim", "rope_dim", "table", "layer", "y", "ldy", "scale",
+    "window", "records",
+)  # fmt: skip
 LOG2E = np.float32(1.4426950408889634)
 NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
 CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lanes of sums for each
@@ -239,11 +243,29 @@ def merge(final, final_state, out, state, rows, padded):
 def attention(name: str) -> Callable:
     """The kernel for a cache in f32, f16 or q8."""
     op, kind = f"attention_{name}", cache(name)
-    Q, LDQ, Y, LDY, HEADS, KV_HEADS, HEAD_DIM, SCALE, WINDOW, LAYER = (field(op, f) for f in ROW_FIELDS)
+    Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER, Y, LDY, SCALE, WINDOW, RECORDS = (
+        field(op, f) for f in ROW_FIELDS
+    )
+    store_head = store_kernel(name)
     narrow, wide, as_floats = narrow_kernel(kind), wide_kernel(kind), widen(kind)
     size, row_bytes, key_bytes, head_bytes = kind.size, kind.row, kind.keys, kind.head
     load_queries, read_scales = (load_records, widen_scales) if name == "q8" else (load_floats, no_scales)
     query_bytes = RECORD if name == "q8" else 4  # of a query row, for a group or for a column
+
+    @jit
+    def rope(row, context, first, g, group, position, slot, newest, scratch):
+        """Of a small step: rotate the queries of one token's head into scratch, and store its key and value if it falls
+        to this part of the head's pages; -> where the queries are."""
+        d, dim = at(row, HEAD_DIM), at(row, ROPE_DIM)
+        angles, offset = at(row, TABLE) + position * dim * 4, first * at(row, LDK) * 4
+        if newest:
+            page = page_of(context, slot, position, at(row, LAYER))
+            store_head(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, scratch)
+        q = at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4
+        for h in range(group):
+            copy(q + h * d * 4, scratch + h * d * 4, d)
+            rotate(scratch + h * d * 4, scratch + h * d * 4, dim, angles)
+        return scratch
 
     @jit
     def one(row, context, thread, item, part, parts):
@@ -261,13 +283,15 @@ def attention(name: str) -> Callable:
         if parts > 1:
             out, state = partial(context, item, part, parts, chunks, padded)
         positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
-        load_queries(at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4, at(row, LDQ), group, rows, d,
-                     get_f32(row + SCALE) * LOG2E, q, scores)  # fmt: skip
         chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         clear(out, state, chunks, padded)
         start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
+        queries = at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4
+        if small(context):
+            queries = rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, keys)
+        load_queries(queries, at(row, LDQ), group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
         for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):
             k = page_of(context, slot, base, at(row, LAYER)) + g * head_bytes(d)
             v, following = k + key_bytes(d), k
@@ -308,6 +332,11 @@ def attention(name: str) -> Callable:
                 merge(final, final_state, out, state, rows, padded)
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
         store_outputs(final, final_state, y, at(row, LDY), group, rows, d, padded)
+        if at(row, RECORDS) != 0:  # then the columns of this item are whole groups
+            groups, here = at(row, HEADS) * d // GROUP, group * d // GROUP
+            for t in range(first, first + tokens):
+                y = at(row, Y) + t * at(row, LDY) * 4
+                quantize_row(y, at(row, RECORDS), groups, g * here, (g + 1) * here, t, count(row, context))
 
     @jit
     def kernel(row, context, thread):

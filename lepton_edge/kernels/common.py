@@ -42,6 +42,18 @@ def count(row, context):
 
 
 @jit
+def small(context):
+    """Whether this is a small step (see `layout.SMALL`)."""
+    return get_i64(get_i64(context + COUNTS) + 24) != 0
+
+
+@jit
+def copy_of(row, own, context, thread):
+    """The number of a thread's own copy of activations, where `own` says that there are such; 0 for the shared one."""
+    return thread if at(row, own) != 0 and small(context) else 0
+
+
+@jit
 def take(row, context, chunk):
     """The start of the next `chunk` items of this op's work; a huge number once it is cancelled."""
     if atomic_load(get_i64(context + SYNC) + CANCEL) != 0:
@@ -113,5 +125,6 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
 
 
 __all__ = [
-    "F0", "F1", "WIDTHS", "at", "count", "each_token", "get_f32", "quantize_group", "quantize_row", "take", "tile_of",
+    "F0", "F1", "WIDTHS", "at", "copy_of", "count", "each_token", "get_f32", "quantize_group", "quantize_row", "small",
+    "take", "tile_of",
 ]  # fmt: skip

@@ -3,15 +3,17 @@
 Rows are padded with zeros to a multiple of 32 floats, so no kernel has a ragged tail.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from .common import F0, F1, at, count, each_token, get_f32, quantize_row, take
-from .layout import GROUP, PICKS, THREADS
+from .common import F0, F1, at, copy_of, count, each_token, get_f32, quantize_row, small, take
+from .layout import GROUP, PICKS, RECORD, THREADS
 from .ops import field
 from .simd.words import add, div, exp, fma, get_i64, jit, load_f32, mul, reduce_add, splat, sqrt, store_f32, sub
 
-NORM_X, NORM_LDX, NORM_WEIGHT, NORM_Y, NORM_LDY, NORM_N, NORM_EPS, NORM_RECORDS, NORM_GROUPS = (
-    field("rms_norm", f) for f in ("x", "ldx", "weight", "y", "ldy", "n", "eps", "records", "groups")
+NORM_X, NORM_LDX, NORM_WEIGHT, NORM_Y, NORM_LDY, NORM_N, NORM_EPS, NORM_RECORDS, NORM_GROUPS, NORM_OWN = (
+    field("rms_norm", f) for f in ("x", "ldx", "weight", "y", "ldy", "n", "eps", "records", "groups", "own")
 )
 QUANTIZE_X, QUANTIZE_LDX, QUANTIZE_RECORDS, QUANTIZE_GROUPS = (
     field("quantize", f) for f in ("x", "ldx", "records", "groups")
@@ -26,7 +28,8 @@ GATHER_X, GATHER_LDX, GATHER_Y, GATHER_LDY, GATHER_N = (field("gather", f) for f
 def rms_norm(row, context, thread, t, tokens):
     """y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)."""
     groups, records, weight = at(row, NORM_GROUPS), at(row, NORM_RECORDS), at(row, NORM_WEIGHT)
-    x, y = at(row, NORM_X) + t * at(row, NORM_LDX) * 4, at(row, NORM_Y) + t * at(row, NORM_LDY) * 4
+    copy = copy_of(row, NORM_OWN, context, thread) * tokens
+    x, y = at(row, NORM_X) + t * at(row, NORM_LDX) * 4, at(row, NORM_Y) + (copy + t) * at(row, NORM_LDY) * 4
     a, b = splat(F0), splat(F0)
     for g in range(groups):
         low, high = load_f32(x + g * 128), load_f32(x + g * 128 + 64)
@@ -36,7 +39,23 @@ def rms_norm(row, context, thread, t, tokens):
     for i in range(0, groups * 128, 64):
         store_f32(y + i, mul(mul(load_f32(x + i), scale), load_f32(weight + i)))
     if records != 0:
-        quantize_row(y, records, groups, 0, groups, t, tokens)
+        quantize_row(y, records + copy * groups * RECORD, groups, 0, groups, t, tokens)
+
+
+def norm_kernel() -> Callable:
+    """Tokens are shared out; or each thread takes them all, for itself."""
+    shared = each_token(rms_norm)
+
+    @jit
+    def kernel(row, context, thread):
+        if at(row, NORM_OWN) == 0 or not small(context):
+            shared(row, context, thread)
+            return
+        tokens = count(row, context)
+        for t in range(tokens):
+            rms_norm(row, context, thread, t, tokens)
+
+    return kernel
 
 
 @jit
@@ -56,13 +75,22 @@ def gather(row, context, thread, m, wanted):
 
 
 @jit
+def gated(gate, up, y, g0, g1):
+    """y = gate * sigmoid(gate) * up (Shazeer 2020) in the groups g0..g1 of a token's row."""
+    one = splat(F1)
+    for i in range(g0 * GROUP * 4, g1 * GROUP * 4, 64):
+        g = load_f32(gate + i)
+        sigmoid = div(one, add(one, exp(sub(splat(F0), g))))
+        store_f32(y + i, mul(mul(g, sigmoid), load_f32(up + i)))
+
+
+@jit
 def swiglu(row, context, thread):
-    """y = gate * sigmoid(gate) * up (Shazeer 2020); a token's columns are shared out too when there is one token."""
+    """Tokens are shared out, and a token's columns too when there is one token."""
     tokens, groups, records = count(row, context), at(row, SWIGLU_GROUPS), at(row, SWIGLU_RECORDS)
     threads = at(context, THREADS)
     parts = threads * 2 if tokens < threads * 2 else 1
     share = (groups + parts - 1) // parts
-    one = splat(F1)
     while True:
         item = take(row, context, 1)
         if item >= tokens * parts:
@@ -72,16 +100,13 @@ def swiglu(row, context, thread):
         offset = t * at(row, SWIGLU_LDX) * 4
         gate, up = at(row, SWIGLU_GATE) + offset, at(row, SWIGLU_UP) + offset
         y = at(row, SWIGLU_Y) + t * at(row, SWIGLU_LDY) * 4
-        for i in range(first * GROUP * 4, last * GROUP * 4, 64):
-            g = load_f32(gate + i)
-            sigmoid = div(one, add(one, exp(sub(splat(F0), g))))
-            store_f32(y + i, mul(mul(g, sigmoid), load_f32(up + i)))
+        gated(gate, up, y, first, last)
         if records != 0 and first < last:
             quantize_row(y, records, groups, first, last, t, tokens)
 
 
 KERNELS = {
-    "rms_norm": lambda: each_token(rms_norm),
+    "rms_norm": norm_kernel,
     "quantize": lambda: each_token(quantize),
     "swiglu": lambda: swiglu,
     "gather": lambda: each_token(gather),

@@ -45,9 +45,13 @@ def attention_scratch(rows: int, head_dim: int) -> int:
     PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS,
 ) = (8 * i for i in range(18))  # fmt: skip
 CONTEXT_FIELDS = 18
-# COUNTS points at [tokens, wanted tokens, attention tiles]; TILES at pairs (first token, tokens);
+# COUNTS points at [tokens, wanted tokens, attention tiles, 1 for a small step]; TILES at pairs (first token, tokens);
 # HEATS at a float32 for each wanted token, 1 / its temperature. STAMPS is 0 or points
 # at clocks [threads, ROWS + 1, 2]: when a thread began its share of each row, and ended it; at ROWS, the end.
+
+# A small step is of at most so many tokens, each of another sequence. In it every thread computes norms for itself, and
+# rotates and stores a head where it attends to it: that costs less than waiting for the others.
+SMALL = 4
 
 # The summary of a token's logits: the likeliest tokens, found through the maxima of blocks of neighbours.
 TOP = 128  # tokens that a summary names

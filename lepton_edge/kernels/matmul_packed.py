@@ -9,15 +9,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .common import at, count, take
-from .layout import RECORD, SCALES, THREADS
+from .common import at, copy_of, count, quantize_row, take
+from .elementwise import gated
+from .layout import GROUP, RECORD, SCALES, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
 
 GROUP_BYTES = {"q4": SCALES + 256, "q8": SCALES + 512}
 FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 1.1 to 1.2 times as fast
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
-ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "blocks", "groups", "block_bytes")
+ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "own", "blocks", "groups", "block_bytes")
+GATED_FIELDS = (
+    "x", "w", "up_w", "gate", "up", "ldy", "bias", "up_bias", "records", "own", "blocks", "groups", "block_bytes",
+)  # fmt: skip
 
 
 def group_product(name: str, tokens: int, blocks: int) -> Callable:
@@ -87,7 +91,7 @@ def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
 def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
     """Tiles of `tokens` tokens from `first` on, as many as are whole, over the blocks b0..b1; -> the next token.
 
-    `ahead`: the block that this thread goes on with.
+    `ahead`: the weights that this thread goes on with.
     """
     wide, single = tile_kernel(name, tokens, blocks), tile_kernel(name, tokens, 1)
 
@@ -99,7 +103,7 @@ def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
                 wb, yb = w + b * block_bytes, y + first * ldy + b * 64
                 bb = bias + b * 64 if bias != 0 else 0
                 step = blocks if b + blocks <= b1 else 1
-                distance = ((b + step if b + step < b1 else ahead) - b) * block_bytes
+                distance = step * block_bytes if b + step < b1 else ahead - wb
                 if step == blocks:
                     wide(wb, xt, yb, ldy, bb, accumulate, groups, block_bytes, distance)
                 else:
@@ -111,27 +115,70 @@ def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
     return strip
 
 
+def strips_of(name: str) -> Callable:
+    """All tokens over a panel of blocks: strips of the instruction set's tiles, widest first."""
+    return chain([strip_kernel(name, tokens, blocks) for tokens, blocks in ISA.tiles])
+
+
+@jit
+def panel_of(context, blocks, block_bytes):
+    """Blocks in a panel: an even number, so that a panel's rows are whole groups of the result's columns."""
+    panel = max(1, min(blocks // (at(context, THREADS) * 4), PANEL_BYTES // block_bytes))
+    return panel + (panel & 1)
+
+
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of blocks are shared out, all tokens pass over a panel."""
-    op = f"matmul_{name}"
-    X, W, Y, LDY, BIAS, ACCUMULATE, BLOCKS, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
-    strips = tuple(strip_kernel(name, tokens, blocks) for tokens, blocks in ISA.tiles)
-    all_strips = chain(strips)
+    op, strips = f"matmul_{name}", strips_of(name)
+    X, W, Y, LDY, BIAS, ACCUMULATE, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
 
     @jit
     def kernel(row, context, thread):
         tokens = count(row, context)
         if tokens == 0:
             return
-        blocks, groups, block_bytes = at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
-        panel = max(1, min(blocks // (at(context, THREADS) * 4), PANEL_BYTES // block_bytes))
-        panel += panel & 1
+        w, blocks, groups, block_bytes = at(row, W), at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
+        x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * groups * RECORD
+        panel = panel_of(context, blocks, block_bytes)
         b0 = take(row, context, panel)
         while b0 < blocks:
             following = take(row, context, panel)  # so early that its weights can be fetched
-            all_strips(0, tokens, b0, min(blocks, b0 + panel), following if following < blocks else b0, at(row, W),
-                       at(row, X), at(row, Y), at(row, LDY) * 4, at(row, BIAS), at(row, ACCUMULATE), groups,
-                       block_bytes)  # fmt: skip
+            ahead = w + (following if following < blocks else b0) * block_bytes
+            strips(0, tokens, b0, min(blocks, b0 + panel), ahead, w, x, at(row, Y), at(row, LDY) * 4, at(row, BIAS),
+                   at(row, ACCUMULATE), groups, block_bytes)  # fmt: skip
+            b0 = following
+
+    return kernel
+
+
+def gated_matmul(name: str) -> Callable:
+    """The kernel of op `gated_<name>`: a thread has a panel of both products, and so of the gate's output."""
+    op, strips = f"gated_{name}", strips_of(name)
+    X, W, UP_W, GATE, UP, LDY, BIAS, UP_BIAS, RECORDS, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (
+        field(op, f) for f in GATED_FIELDS
+    )
+
+    @jit
+    def kernel(row, context, thread):
+        tokens = count(row, context)
+        if tokens == 0:
+            return
+        w, up_w, gate, up, ldy = at(row, W), at(row, UP_W), at(row, GATE), at(row, UP), at(row, LDY) * 4
+        blocks, groups, block_bytes = at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
+        x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * groups * RECORD
+        panel, records = panel_of(context, blocks, block_bytes), at(row, RECORDS)
+        b0 = take(row, context, panel)
+        while b0 < blocks:
+            following, b1 = take(row, context, panel), min(blocks, b0 + panel)
+            ahead = w + (following if following < blocks else b0) * block_bytes
+            strips(0, tokens, b0, b1, up_w + b0 * block_bytes, w, x, gate, ldy, at(row, BIAS), 0, groups, block_bytes)
+            strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, at(row, UP_BIAS), 0, groups, block_bytes)
+            g0, g1 = b0 // 2, (b1 + 1) // 2
+            for t in range(tokens):
+                gate_t = gate + t * ldy
+                gated(gate_t, up + t * ldy, gate_t, g0, g1)
+                if records != 0:
+                    quantize_row(gate_t, records, ldy // (4 * GROUP), g0, g1, t, tokens)
             b0 = following
 
     return kernel
@@ -157,4 +204,7 @@ def chain(strips: Sequence[Callable]) -> Callable:
     return run
 
 
-KERNELS = {f"matmul_{name}": partial(matmul, name) for name in ("q4", "q8")}
+KERNELS = {
+    **{f"matmul_{name}": partial(matmul, name) for name in ("q4", "q8")},
+    **{f"gated_{name}": partial(gated_matmul, name) for name in ("q4", "q8")},
+}

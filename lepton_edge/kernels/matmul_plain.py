@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .common import at, count, take
+from .common import at, copy_of, count, take
 from .layout import CHUNK, PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
 from .ops import field
 from .simd.words import ISA, f32xn, i64, jit, unrolled, void, word, zeros
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2}
-ROW_FIELDS = ("x", "w", "y", "ldy", "rows", "bias", "accumulate", "ldx", "columns")
+ROW_FIELDS = ("x", "w", "y", "ldy", "rows", "bias", "accumulate", "own", "ldx", "columns")
 ROWS = 4  # in a register tile
 REGISTER = 4 * ISA.lanes  # bytes
 SHARE_BYTES = 256 << 10  # of weights that a thread takes at once, when there is one token
@@ -240,7 +240,7 @@ def panel_kernel(kind: Kind) -> Callable:
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of rows are shared out."""
     op, kind, size = f"matmul_{name}", Kind(name), SIZES[name]
-    X, W, Y, LDY, N, BIAS, ACCUMULATE, LDX, COLUMNS = (field(op, f) for f in ROW_FIELDS)
+    X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS = (field(op, f) for f in ROW_FIELDS)
     in_place, in_panel = rows_kernel(kind), panel_kernel(kind)
 
     @jit
@@ -250,6 +250,7 @@ def matmul(name: str) -> Callable:
             return
         n, columns, accumulate = at(row, N), at(row, COLUMNS), at(row, ACCUMULATE)
         ldx, ldy = at(row, LDX) * 4, at(row, LDY) * 4
+        x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * ldx
         panel = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
         share = PANEL_ROWS
         if tokens == 1:
@@ -265,10 +266,10 @@ def matmul(name: str) -> Callable:
                 bias = at(row, BIAS) + r * 4 if at(row, BIAS) != 0 else 0
                 done = rows // ROWS * ROWS
                 if tokens == 1 and done > 0:
-                    in_place(at(row, X), w, columns, y, bias, accumulate, done)
+                    in_place(x, w, columns, y, bias, accumulate, done)
                 else:
                     done = rows
-                    in_panel(tokens, at(row, X), ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
+                    in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
                 r += done
                 rows -= done
 

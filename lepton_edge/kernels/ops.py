@@ -7,10 +7,14 @@ here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are 
 
 from dataclasses import dataclass
 
-__all__ = ["BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "OPS", "ROW", "TOKENS", "WANTED", "Op", "field"]
+__all__ = [
+    "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "ROW", "TOKENS", "WANTED",
+    "Op", "field",
+]  # fmt: skip
 
 ROW = 20
-KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; meet after it?; TOKENS or WANTED; work taken
+KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; when to meet after it; TOKENS or WANTED; work taken
+NEVER, ALWAYS, LARGE = range(3)  # kinds of barrier; LARGE: not in a small step (see `layout.SMALL`)
 TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, or those whose logits are wanted
 
 
@@ -39,17 +43,24 @@ OPS: dict[str, Op] = {
     for op in (
         # y[t] = row token[t] of w
         *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes") for f in PLAIN + PACKED),
-        # y[t] = x[t] / rms(x[t]) * weight, and as int8 groups where `records` is given
-        _op("rms_norm", "x:a ldx weight:p y:a ldy n eps:f records:a groups"),
+        # y[t] = x[t] / rms(x[t]) * weight, and as int8 groups where `records` is given; own: each thread has its own y
+        # and records in a small step, one behind the other
+        _op("rms_norm", "x:a ldx weight:p y:a ldy n eps:f records:a groups own"),
         # records[t] = x[t] as int8 groups of 32 with scale and sum
         _op("quantize", "x:a ldx records:a groups"),
-        # y[t] (+)= w x[t] (+ bias)
-        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate blocks groups block_bytes") for f in PACKED),
-        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate ldx columns") for f in PLAIN),
+        # y[t] (+)= w x[t] (+ bias); own: of the thread's own x
+        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own blocks groups block_bytes")
+          for f in PACKED),
+        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own ldx columns") for f in PLAIN),
+        # up[t] = w x[t] (+ bias), the same for `gate`, then swiglu of both into `gate`
+        *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p records:a own blocks groups block_bytes")
+          for f in PACKED),
         # rotate q and k by their positions; k and v go into the cache
         *(_op(f"rope_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer") for c in CACHES),
-        # y[t] = softmax(q k / scale) v over the sequence's cache
-        *(_op(f"attention_{c}", "q:a ldq y:a ldy heads kv_heads head_dim scale:f window layer") for c in CACHES),
+        # y[t] = softmax(q k / scale) v over the sequence's cache, and as int8 groups where `records` is given; in a
+        # small step it does what rope does, too
+        *(_op(f"attention_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer y:a ldy scale:f "
+              "window records:a") for c in CACHES),
         # y[t] = silu(gate[t]) * up[t], and as int8 groups where `records` is given
         _op("swiglu", "gate:a up:a ldx y:a ldy n records:a groups"),
         # y[m] = x[wanted[m]]

@@ -10,7 +10,7 @@ from functools import partial as bind
 import numpy as np
 
 from .cache import cache, groups_of, page_of
-from .common import F0, F1, at, each_token
+from .common import F0, F1, at, each_token, small
 from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
@@ -123,11 +123,25 @@ def put_q8_head(k, v, position, d, scratch, values):
 STORES = {"f16": put_f16_head, "f32": put_f32_head, "q8": put_q8_head}
 
 
+def store_kernel(name: str) -> Callable:
+    """A function that puts one token's key (rotated) and value of a head into a page; `scratch`: 5 bytes a column."""
+    kind, put_head = cache(name), STORES[name]
+    key_bytes, head_bytes = kind.keys, kind.head
+
+    @jit
+    def store(page, g, position, k, v, d, dim, angles, scratch):
+        head = page + g * head_bytes(d)
+        copy(k + g * d * 4, scratch, d)
+        rotate(scratch, scratch, dim, angles)
+        put_head(head, head + key_bytes(d), position % PAGE, d, scratch, v + g * d * 4)
+
+    return store
+
+
 def rope(name: str) -> Callable:
     """The kernel for a cache in f32, f16 or q8."""
-    op, kind, put_head = f"rope_{name}", cache(name), STORES[name]
+    op, store = f"rope_{name}", store_kernel(name)
     Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER = (field(op, f) for f in ROW_FIELDS)
-    key_bytes, head_bytes = kind.keys, kind.head
 
     @jit
     def one(row, context, thread, t, tokens):
@@ -139,13 +153,18 @@ def rope(name: str) -> Callable:
             q = at(row, Q) + (t * at(row, LDQ) + head * d) * 4
             rotate(q, q, dim, angles)
         page = page_of(context, slot, position, at(row, LAYER))
+        offset = t * at(row, LDK) * 4
         for g in range(kv_heads):
-            k, offset = page + g * head_bytes(d), (t * at(row, LDK) + g * d) * 4
-            copy(at(row, K) + offset, scratch, d)
-            rotate(scratch, scratch, dim, angles)
-            put_head(k, k + key_bytes(d), position % PAGE, d, scratch, at(row, V) + offset)
+            store(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, scratch)
 
-    return each_token(one)
+    shared = each_token(one)
+
+    @jit
+    def kernel(row, context, thread):
+        if not small(context):  # else attention does it
+            shared(row, context, thread)
+
+    return kernel
 
 
 KERNELS = {f"rope_{name}": bind(rope, name) for name in STORES}

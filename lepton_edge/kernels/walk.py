@@ -1,6 +1,6 @@
 """The entry point: every thread walks the op table, calling each row's kernel and meeting at its barrier."""
 
-from .common import at
+from .common import at, small
 from .layout import (
     ARRIVED,
     CANCEL,
@@ -16,7 +16,7 @@ from .layout import (
     THREADS,
     YIELD,
 )
-from .ops import BARRIER, KERNEL, ROW
+from .ops import ALWAYS, BARRIER, KERNEL, LARGE, ROW
 from .simd.words import (
     atomic_add,
     atomic_load,
@@ -78,7 +78,9 @@ def walk(row, context, thread):
         stamp(stamps, 2 * i)
         call_kernel(get_i64(row + 8 * KERNEL), row, context, thread)
         stamp(stamps, 2 * i + 1)
-        if get_i64(row + 8 * BARRIER) != 0 and barrier(sync, threads, yielding) != 0:
+        when = get_i64(row + 8 * BARRIER)
+        meet = when == ALWAYS or (when == LARGE and not small(context))
+        if meet and barrier(sync, threads, yielding) != 0:
             break
         row += 8 * ROW
     stamp(stamps, 2 * rows)

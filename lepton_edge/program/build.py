@@ -19,7 +19,7 @@ from ..kernels.layout import (
     partial_bytes,
     summary_sizes,
 )
-from ..kernels.ops import TOKENS, WANTED
+from ..kernels.ops import ALWAYS, LARGE, NEVER, TOKENS, WANTED
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
 from .table import Buffer, Program, Row, pad
@@ -85,27 +85,36 @@ class _Builder:
         inputs = self.use_weights(("q", "k", "v"), layer)
         self.norm("attn_norm", layer, "x", "h", inputs)
         for part, name in zip("qkv", inputs, strict=True):
-            self.linear(part, layer, name, "h", part, barrier=part == "v")
-        heads: dict[str, Any] = dict(heads=spec.heads, kv_heads=spec.kv_heads, head_dim=spec.head_dim)
-        self.emit(f"rope_{kv}", label, q="q", ldq=self.ld("q"), k="k", v="v", ldk=self.ld("k"), **heads,
-                  rope_dim=spec.rope.dim, table="rope", layer=layer * self.layer_bytes)  # fmt: skip
-        self.emit(f"attention_{kv}", label, q="q", ldq=self.ld("q"), y="att", ldy=self.ld("att"), **heads,
-                  scale=spec.head_dim**-0.5, window=spec.windows[layer] or 0,
-                  layer=layer * self.layer_bytes)  # fmt: skip
+            self.linear(part, layer, name, "h", part, own=True, barrier=ALWAYS if part == "v" else NEVER)
+        heads: dict[str, Any] = dict(
+            q="q", ldq=self.ld("q"), k="k", v="v", ldk=self.ld("k"), heads=spec.heads, kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim, rope_dim=spec.rope.dim, table="rope", layer=layer * self.layer_bytes,
+        )  # fmt: skip
+        self.emit(f"rope_{kv}", label, barrier=LARGE, **heads)
         (output,) = self.use_weights(("o",), layer)
-        if records := self.records("att", [output], TOKENS):
+        records = self.records("att", [output], TOKENS)
+        whole = spec.heads // spec.kv_heads * spec.head_dim % GROUP == 0  # heads that a thread has at once
+        self.emit(f"attention_{kv}", label, **heads, y="att", ldy=self.ld("att"), scale=spec.head_dim**-0.5,
+                  window=spec.windows[layer] or 0, records=records if whole else None)  # fmt: skip
+        if records and not whole:
             self.emit("quantize", label, x="att", ldx=self.ld("att"), records=records, groups=self.ld("att") // GROUP)
         self.linear("o", layer, output, "att", "x", accumulate=True)
 
     def feed_forward(self, layer: int) -> None:
         inputs = self.use_weights(("gate", "up"), layer)
         self.norm("ffn_norm", layer, "x", "h", inputs)
-        self.linear("gate", layer, inputs[0], "h", "gate", barrier=False)
-        self.linear("up", layer, inputs[1], "h", "up")
         (down,) = self.use_weights(("down",), layer)
-        ld = self.ld("gate")
-        self.emit("swiglu", f"layer {layer}", gate="gate", up="up", ldx=ld, y="gate", ldy=ld, n=self.spec.ffn,
-                  records=self.records("gate", [down], TOKENS), groups=ld // GROUP)  # fmt: skip
+        records, ld = self.records("gate", [down], TOKENS), self.ld("gate")
+        gate, up = (self.program.weights[name] for name in inputs)
+        if gate.format == up.format and get_format(gate.format).packed:
+            self.emit(f"gated_{gate.format}", _label("gate up", layer), x="records", w=inputs[0], up_w=inputs[1],
+                      gate="gate", up="up", ldy=ld, bias=self.bias("gate", layer), up_bias=self.bias("up", layer),
+                      records=records, own=1, **self.blocks(gate, ("blocks", "groups", "block_bytes")))  # fmt: skip
+        else:
+            self.linear("gate", layer, inputs[0], "h", "gate", own=True, barrier=NEVER)
+            self.linear("up", layer, inputs[1], "h", "up", own=True)
+            self.emit("swiglu", f"layer {layer}", gate="gate", up="up", ldx=ld, y="gate", ldy=ld, n=self.spec.ffn,
+                      records=records, groups=ld // GROUP)  # fmt: skip
         self.linear("down", layer, down, "gate", "x", accumulate=True)
 
     def head(self) -> None:
@@ -113,7 +122,7 @@ class _Builder:
         head = self.use_weight("embed" if spec.tied else "head")
         self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y="last", ldy=self.ld("last"), n=self.ld("x"))
         self.norm("final_norm", None, "last", "last_h", [head])
-        self.linear("head", None, head, "last_h", "logits")
+        self.linear("head", None, head, "last_h", "logits", own=True)
 
     def summary(self) -> None:
         """What a sampler reads of the logits; an executor may stop before these rows."""
@@ -135,25 +144,27 @@ class _Builder:
         count = self.program.buffers[x].count
         self.emit("rms_norm", _label(part, layer), count, x=x, ldx=self.ld(x), weight=self.param(part, layer), y=y,
                   ldy=self.ld(y), n=self.spec.hidden, eps=self.spec.norm_eps,
-                  records=self.records(y, consumers, count), groups=self.ld(x) // GROUP)  # fmt: skip
+                  records=self.records(y, consumers, count), groups=self.ld(x) // GROUP, own=1,
+                  barrier=LARGE)  # fmt: skip
 
     def linear(
-        self, part: str, layer: int | None, name: str, x: str, y: str, *, accumulate: bool = False, barrier: bool = True
-    ) -> None:
+        self, part: str, layer: int | None, name: str, x: str, y: str, *, accumulate: bool = False, own: bool = False,
+        barrier: int = ALWAYS,
+    ) -> None:  # fmt: skip
+        """y (+)= w x.  `own`: x is a norm's output."""
         weight, count = self.program.weights[name], self.program.buffers[x].count
         rows, columns = weight.shape
         packed = get_format(weight.format).packed
-        bias = self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
         rest: dict[str, Any]
         if packed:
             rest = self.blocks(weight, ("blocks", "groups", "block_bytes"))
         else:
             rest = dict(ldx=self.ld(x), columns=columns)
         self.emit(f"matmul_{weight.format}", _label(part, layer), count, barrier=barrier, y=y, ldy=self.ld(y), w=name,
-                  x=_records_name(count) if packed else x, rows=rows, bias=bias, accumulate=int(accumulate),
-                  **rest)  # fmt: skip
+                  x=_records_name(x, count) if packed else x, rows=rows, bias=self.bias(part, layer),
+                  accumulate=int(accumulate), own=int(own), **rest)  # fmt: skip
 
-    def emit(self, op: str, label: str, count: int = TOKENS, barrier: bool = True, **values: Any) -> None:
+    def emit(self, op: str, label: str, count: int = TOKENS, barrier: int = ALWAYS, **values: Any) -> None:
         self.program.rows.append(Row(op, values, count, barrier, label))
 
     # -- operands -----------------------------------------------------------------------------------------------
@@ -179,6 +190,10 @@ class _Builder:
     def use_weights(self, parts: tuple[str, ...], layer: int) -> list[str]:
         return [self.use_weight(part, layer) for part in parts]
 
+    def bias(self, part: str, layer: int | None) -> str | None:
+        """The name of a product's bias, where it has one."""
+        return self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
+
     def param(self, part: str, layer: int | None) -> str:
         """Take a norm weight or a bias into the program, as float32 padded with zeros; -> its name."""
         name = self.spec.names.name(part, layer)
@@ -192,7 +207,7 @@ class _Builder:
         """The buffer for x as int8 groups, where any of the weights that read it is packed."""
         if not any(get_format(self.program.weights[name].format).packed for name in consumers):
             return None
-        name, columns = _records_name(count), self.program.buffers[x].columns
+        name, columns = _records_name(x, count), self.program.buffers[x].columns
         held = self.program.buffers.get(name)
         if held is None or held.columns < columns:
             self.program.buffers[name] = Buffer(name, columns, count, records=True)
@@ -206,7 +221,10 @@ class _Builder:
         return {name: sizes[name] if format.packed else 0 for name in fields}
 
 
-def _records_name(count: int) -> str:
+def _records_name(x: str, count: int) -> str:
+    """The gate's output is written while others still read what it comes from, so it has records of its own."""
+    if x == "gate":
+        return "gate_records"
     return "records" if count == TOKENS else "last_records"
 
 

@@ -29,9 +29,9 @@ def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
         if tokens == 0:
             continue
         kind = row.op.partition("_")[0]
-        if kind == "matmul":
-            weight = program.weights[str(row.values["w"])]
-            found[i] = weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
+        if row.products:
+            for weight in (program.weights[name] for name in row.products):
+                found[i] += weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
         elif kind == "attention":
             found[i] = _attention(row, slots, positions, position_bytes)
         else:

@@ -163,6 +163,13 @@ def swiglu(run: Reference, row: Values) -> None:
     run.put_records(row["records"], y)
 
 
+def gated(run: Reference, row: Values) -> None:
+    """Two products of x, and their swiglu."""
+    for w, y, bias in (("w", "gate", "bias"), ("up_w", "up", "up_bias")):
+        matmul(run, dict(x=row["x"], w=row[w], y=row[y], bias=row[bias], accumulate=0))
+    swiglu(run, dict(gate=row["gate"], up=row["up"], y=row["gate"], records=row["records"]))
+
+
 def gather(run: Reference, row: Values) -> None:
     """y[m] = x[wanted[m]]."""
     run.put(row["y"], run.buffer(row["x"])[run.batch[3]])
@@ -216,6 +223,7 @@ def attention(run: Reference, row: Values) -> None:
         scores = np.einsum("ghd,pgd->ghp", q[t], keys) * row["scale"]
         y[t] = np.einsum("ghp,pgd->ghd", softmax(scores), values)
     run.put(row["y"], y.reshape(len(slots), row["heads"] * d))
+    run.put_records(row["records"], run.buffer(row["y"]))
 
 
 OPS: dict[str, Callable[[Reference, Values], None]] = {
@@ -227,6 +235,7 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
     "top": top,
     **{f"embed_{name}": embed for name in PLAIN + PACKED},
     **{f"matmul_{name}": matmul for name in PLAIN + PACKED},
+    **{f"gated_{name}": gated for name in PACKED},
     **{f"rope_{name}": rope for name in CACHES},
     **{f"attention_{name}": attention for name in CACHES},
 }

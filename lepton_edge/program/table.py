@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..kernels.layout import GROUP, RECORD
-from ..kernels.ops import BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
+from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
 
 __all__ = ["Buffer", "Program", "Row", "pad"]
 
@@ -56,13 +56,21 @@ class Row:
     op: str
     values: Mapping[str, Value]
     count: int = TOKENS
-    barrier: bool = True
+    barrier: int = ALWAYS
     label: str = ""
 
     @property
     def part(self) -> str:
         """The label without its layer: what the rows of all layers have in common."""
         return re.sub(r"^layer \d+ ?", "", self.label)
+
+
+    @property
+    def products(self) -> list[str]:
+        """The weights that all tokens are multiplied with."""
+        if self.op.partition("_")[0] not in ("matmul", "gated"):
+            return []
+        return [str(self.values[name]) for name, kind in OPS[self.op].fields if kind == "w"]
 
 
 @dataclass
@@ -91,8 +99,8 @@ class Program:
     @property
     def step_bytes(self) -> int:
         """Bytes of weights that a decode step of one token reads."""
-        used = {row.values["w"] for row in self.rows if row.op.startswith("matmul")}
-        return sum(self.weights[str(name)].data.nbytes for name in used)
+        used = {name for row in self.rows for name in row.products}
+        return sum(self.weights[name].data.nbytes for name in used)
 
     def ops(self) -> list[str]:
         """The ops that the program uses, each once."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, THREADS, TOP
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SMALL, SPLIT_ITEMS, STAMPS, THREADS, TOP
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import CACHES, COUNTER, TOKENS
@@ -64,7 +64,7 @@ class Engine:
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._buffers = {
-            b.name: aligned_zeros(b.token_bytes * (MAX_BATCH if b.count == TOKENS else MAX_WANTED))
+            b.name: aligned_zeros(b.token_bytes * ((MAX_BATCH if b.count == TOKENS else MAX_WANTED) + SMALL * threads))
             for b in program.buffers.values()
         }
         angles = aligned_zeros(program.context * spec.rope.dim * 4)
@@ -75,7 +75,7 @@ class Engine:
         self._inputs = np.zeros((6, MAX_BATCH), np.int64)
         self._ids, self._positions, self._slots, self._picks = self._inputs[:4]
         self._tiles = self._inputs[4:].reshape(-1, 2)
-        self._counts = np.zeros(3, np.int64)
+        self._counts = np.zeros(4, np.int64)
         self._heats = np.ones(MAX_WANTED, np.float32)
         self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
         self._top_ids = self._wanted("top_ids").view(np.int32)
@@ -252,7 +252,8 @@ class Engine:
 
     def _wanted(self, name: str) -> Array:
         """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
-        return self._buffers[name].reshape(MAX_WANTED, -1)
+        each = self.program.buffers[name].token_bytes
+        return self._buffers[name][: MAX_WANTED * each].reshape(MAX_WANTED, -1)
 
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
@@ -273,7 +274,7 @@ class Engine:
             self._pages.reserve(slot, end)
         self._fill_rope(max(ends.values()))
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
-        self._counts[:] = n, m, self._cut_tiles(where)
+        self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
         started = time.perf_counter()

@@ -74,12 +74,12 @@ class Rig:
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
                  scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0,
-                 heats: Sequence[float] = ()) -> None:  # fmt: skip
+                 heats: Sequence[float] = (), small: bool = False) -> None:  # fmt: skip
         """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches.
-        `heats`: 1 / temperature of the wanted tokens; 1 where not given."""
+        `heats`: 1 / temperature of the wanted tokens; 1 where not given.  `small`: see `layout.SMALL`."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()
-        self.counts = np.array([tokens, len(wanted), len(tiles)], np.int64)
+        self.counts = np.array([tokens, len(wanted), len(tiles), small], np.int64)
         lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
         self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
         self.heats = self.memory.array(np.array(heats or [1] * len(wanted), np.float32))

@@ -42,8 +42,9 @@ class Attention:
         self.set_queries(rng.standard_normal((t, heads, d)).astype(np.float32))
         self.y = rig.memory.padded(np.full((t, heads * d), 7, np.float32))
         self.scale = d**-0.5
-        rig.row(f"attention_{kind}", q=q, ldq=q.shape[1], y=self.y, ldy=q.shape[1], heads=heads,
-                kv_heads=kv_heads, head_dim=d, scale=self.scale, window=window, layer=128)  # fmt: skip
+        rig.row(f"attention_{kind}", q=q, ldq=q.shape[1], k=None, v=None, ldk=0, heads=heads, kv_heads=kv_heads,
+                head_dim=d, rope_dim=0, table=None, layer=128, y=self.y, ldy=q.shape[1], scale=self.scale,
+                window=window, records=None)  # fmt: skip
 
     def set_queries(self, q):
         self.q = q

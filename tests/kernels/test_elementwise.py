@@ -22,7 +22,7 @@ def rms_norm(isa, x, weight, eps=1e-5, *, quantized=True, threads=1, wanted=()):
     y = rig.memory.padded(np.full((len(x), n), 7, np.float32))
     records, ld = rig.memory.bytes(record_bytes(t, n)), y.shape[1]
     rig.row("rms_norm", x=source, ldx=ld, weight=w, y=y, ldy=ld, n=n, eps=eps, records=records if quantized else None,
-            groups=ld // 32, **(dict(count=WANTED) if wanted else {})).run(threads)  # fmt: skip
+            groups=ld // 32, own=0, **(dict(count=WANTED) if wanted else {})).run(threads)  # fmt: skip
     assert not y[:, n:].any()
     if quantized:
         check_records(records, isa, y[:t])

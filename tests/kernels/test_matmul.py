@@ -29,7 +29,7 @@ class Product:
         self.data = data
         self.y = memory.padded(np.full((t, n), 7, np.float32) if old is None else old)
         b = None if bias is None else memory.padded(bias[None])
-        common = dict(y=self.y, ldy=self.y.shape[1], w=w, rows=n, bias=b, accumulate=int(old is not None))
+        common = dict(y=self.y, ldy=self.y.shape[1], w=w, rows=n, bias=b, accumulate=int(old is not None), own=0)
         kind = dict(count=WANTED) if wanted else {}
         if format in PACKED:
             self.records, groups = memory.bytes(record_bytes(self.count, k)), pad(k) // 32

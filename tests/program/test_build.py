@@ -6,7 +6,7 @@ from engines import ODD, PLAIN, WINDOWS, Weights
 
 from lepton_edge.checkpoint.store import Weight
 from lepton_edge.errors import CheckpointError
-from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, OPS, WANTED
+from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, LARGE, NEVER, OPS, WANTED
 from lepton_edge.program import build_decoder
 
 BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul"]
@@ -22,14 +22,29 @@ def test_rows_of_a_decoder(format):
     program = build(PLAIN, format)
     block = [f"{op}_{format}" if op == "matmul" else op for op in BLOCK]
     if format == "q4":
-        block.insert(6, "quantize")  # norms and the gate quantize their own output
+        block[-4:-1] = ["gated_q4"]
     head = ["gather", "rms_norm", f"matmul_{format}", "block_peaks", "top"]
     assert [row.op for row in program.rows] == [f"embed_{format}", *block, *block, *head]
     assert [row.count for row in program.rows][-6:] == [0, *[WANTED] * 5]
     assert program.rows[program.logits_rows - 1].values["y"] == "logits"
     assert program.logits_rows == len(program.rows) - 2
-    free = [row.label for row in program.rows if not row.barrier]
-    assert free == [f"layer {i} {part}" for i in (0, 1) for part in ("q", "k", "gate")]
+    free = [row.label for row in program.rows if row.barrier == NEVER]
+    assert free == [f"layer {i} {part}" for i in (0, 1) for part in ("q", "k", *["gate"][format == "q4" :])]
+    large = [row.op for row in program.rows if row.barrier == LARGE]
+    assert large == [*["rms_norm", "rope_f16", "rms_norm"] * 2, "rms_norm"]
+
+
+def test_heads_that_are_no_whole_groups_are_quantized_apart():
+    """Two heads of 8 share a key head in WINDOWS."""
+    attention, quantize = build(WINDOWS, "q4").rows[6:8]
+    assert (attention.op, attention.values["records"], quantize.op) == ("attention_f16", None, "quantize")
+    assert build(PLAIN, "q4").rows[6].values["records"] == "records"
+
+
+def test_what_is_read_and_written_at_once_lies_apart():
+    row = next(row for row in build(PLAIN, "q8").rows if row.op == "gated_q8")
+    assert (row.values["x"], row.values["records"]) == ("records", "gate_records")
+    assert row.products == [f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up")]
 
 
 def test_parameters_are_float32_padded_with_zeros():

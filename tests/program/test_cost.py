@@ -27,6 +27,8 @@ def test_products_read_their_weight_once_whatever_the_tokens():
     assert four["matmul_bf16", "head"] == (size, 2 * 2 * 96 * 64), "of the wanted tokens only"
     # q4: 16 rows of 32 columns take 256 bytes of codes and 32 of scales, and 16 rows a multiple of 64.
     assert by_row(PLAIN, "q4", "f16", 1, [0], [0], [0])["matmul_q4", "down"] == (4 * (3 * 288 + 32), 2 * 64 * 96)
+    both = by_row(PLAIN, "q4", "f16", 2, [0, 0], [0, 1], [0])["gated_q4", "gate up"]
+    assert both == (2 * 6 * 2 * 288, 2 * 2 * 2 * 96 * 64), "two weights, two tokens"
 
 
 def test_a_head_that_nobody_wants_costs_nothing():
@@ -51,7 +53,7 @@ def test_small_rows_move_their_activations():
     found = by_row(PLAIN, "q8", "f16", 3, [0] * 3, range(3), [2])
     # 64 columns: 256 bytes as floats, 80 as records; 96 columns: 384 and 120.
     assert found["rms_norm", "attn_norm"] == (3 * (256 + 256 + 80), 0)
-    assert found["swiglu", ""] == (3 * (384 + 384 + 384 + 120), 0)
+    assert by_row(PLAIN, "f32", "f16", 3, [0] * 3, range(3), [2])["swiglu", ""] == (3 * (384 + 384 + 384), 0)
     assert found["gather", "head"] == (512, 0)
     assert found["embed_q8", "embed"] == (3 * (256 + 2 * 544 // 16), 0), "and a row of the table"
     # q, k and v of 64, 32 and 32 columns, and the position's keys and values in the cache.

@@ -140,5 +140,7 @@ def test_attention():
     keys = np.array([[[0.0]], [[1.0]], [[2.0]]])
     run.cache[4, 7] = keys, np.array([[[100.0]], [[10.0]], [[20.0]]])
     run.buffers["q"] = np.array([[math.log(3), 0], [math.log(3), 0]])
-    run.run_row(Row("attention_f32", dict(q="q", y="y", heads=2, kv_heads=1, head_dim=1, scale=1.0, window=2, layer=7)))
+    values = dict(q="q", y="y", heads=2, kv_heads=1, head_dim=1, scale=1.0, window=2, layer=7, records="records")
+    run.run_row(Row("attention_f32", values))
     assert np.allclose(run.buffer("y"), [[32.5, 55.0], [17.5, 15.0]])
+    assert np.array_equal(run.buffer("records"), quantize_groups(run.buffer("y")))

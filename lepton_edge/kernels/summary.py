@@ -115,22 +115,24 @@ def insert(y, ids, found, value, token):
 
 
 @jit
-def total_of(peaks, sums, chunks, peak, heat):
-    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`."""
+def total_of(peaks, sums, chunks, peak, heat, shares):
+    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`; shares: its terms."""
     total = F0
     for c in range(chunks):
         largest = splat(LOWEST)
         for i in range(c * BLOCKS, (c + 1) * BLOCKS, 16):
             largest = vmax(load_f32(peaks + 4 * i), largest)
         away = (reduce_max(largest) - peak) * heat
-        total += get_f32(sums + 4 * c) * lane(exp(splat(away)), 0)
+        share = get_f32(sums + 4 * c) * lane(exp(splat(away)), 0)
+        put_f32(shares + 4 * c, share)
+        total += share
     return total
 
 
 @jit
 def top(row, context, thread, m, wanted):
-    """The TOP largest logits, falling, equal ones by id; after them the two sums; their ids.  Where there are fewer:
-    -inf and 0."""
+    """The TOP largest logits, falling, equal ones by id; after them the two sums, and each chunk's share of the second;
+    their ids.  Where there are fewer: -inf and 0."""
     n, x, peaks = at(row, TOP_N), at(row, TOP_X) + m * at(row, TOP_LDX) * 4, at(row, TOP_PEAKS)
     peaks += m * at(row, TOP_LDP) * 4
     y, ids = at(row, TOP_Y) + m * at(row, TOP_LDY) * 4, at(row, TOP_IDS) + m * TOP * 4
@@ -147,9 +149,9 @@ def top(row, context, thread, m, wanted):
                     insert(y, ids, found, value, i)
                     found += 1
     peak, heat = max(get_f32(y), LOWEST), get_f32(at(context, HEATS) + 4 * m)
-    sums = peaks + 4 * chunks * BLOCKS
-    put_f32(y + 4 * TOP, total_of(peaks, sums, chunks, peak, F1))
-    put_f32(y + 4 * TOP + 4, total_of(peaks, sums + 4 * chunks, chunks, peak, heat))
+    sums, shares = peaks + 4 * chunks * BLOCKS, y + 4 * TOP + 8
+    put_f32(y + 4 * TOP, total_of(peaks, sums, chunks, peak, F1, shares))
+    put_f32(y + 4 * TOP + 4, total_of(peaks, sums + 4 * chunks, chunks, peak, heat, shares))
 
 
 KERNELS = {"block_peaks": lambda: block_peaks, "top": lambda: each_token(top)}

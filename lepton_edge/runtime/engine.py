@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, THREADS, TOP
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SPLIT_ITEMS, STAMPS, THREADS
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import CACHES, COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
-from ..program.summary import Summary, heat
+from ..program.summary import Summary, heat, read_summary
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -77,7 +77,9 @@ class Engine:
         self._tiles = self._inputs[4:].reshape(-1, 2)
         self._counts = np.zeros(3, np.int64)
         self._heats = np.ones(MAX_WANTED, np.float32)
-        self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
+        self._logits, self._peaks, self._top = (
+            self._wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
+        )
         self._top_ids = self._wanted("top_ids").view(np.int32)
         self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
@@ -257,10 +259,8 @@ class Engine:
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
         if m not in self._summaries:
-            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
-            self._summaries[m] = Summary(
-                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
-            )
+            logits = self._logits[:m, : self.vocab]
+            self._summaries[m] = read_summary(logits, self._peaks[:m], self._top[:m], self._top_ids[:m])
         return self._summaries[m]
 
     def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:

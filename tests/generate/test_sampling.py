@@ -200,13 +200,13 @@ def test_draws_by_chunks_follow_the_numbers() -> None:
     logits = np.full(vocab, -100.0, np.float32)
     logits[[5, 6, TOP_CHUNK, TOP_CHUNK + 3]] = np.log([1, 3, 1, 3])
     sampler = Sampler(SamplingParams(temperature=1.0, top_k=0, seed=0), NO_PROMPT, vocab)
-    summary, last = summary_of(logits, sampler), 1 - 2**-53
+    summary, last = summarise(np.stack([logits[::-1] * 2, logits])), 1 - 2**-53
     for chunk, token, expected in [
         (0.0, 0.0, 0), (0.0, 0.2, 5), (0.49, 0.3, 6), (0.49, last, 6), (0.51, 0.0, TOP_CHUNK),
         (0.51, 0.24, TOP_CHUNK), (last, 0.26, TOP_CHUNK + 3), (last, last, TOP_CHUNK + 3),
     ]:  # fmt: skip
         sampler._random = Points(chunk, token)
-        assert sampler.choose(summary, 0)[0] == expected, (chunk, token)
+        assert sampler.choose(summary, 1)[0] == expected, (chunk, token)
 
 
 def test_a_rejected_token_is_drawn_again() -> None:
@@ -252,6 +252,8 @@ def test_the_penalty_applies_to_prompt_and_text() -> None:
     logits = np.array([4.0, 3.9, -1.0, 3.5], np.float32)
     sampler = Sampler(SamplingParams(repeat_penalty=2.0), np.array([0], np.int32), 4)
     assert [choose(sampler, logits) for _ in range(4)] == [1, 3, 0, 0]
+    tie = np.array([0.0, 3.0, 1.0, 6.0], np.float32)
+    assert choose(Sampler(SamplingParams(repeat_penalty=2.0), np.array([3], np.int32), 4), tie) == 1
     np.testing.assert_array_equal(penalised(logits, 2.0).astype(np.float32), np.float32([2.0, 1.95, -2.0, 1.75]))
     for extreme in (1e308, 1e-308):
         assert np.isfinite(penalised(logits, extreme).astype(np.float32)).all()
@@ -262,10 +264,35 @@ def test_the_likeliest_after_the_penalty_is_no_candidate_before(penalty: float) 
     """Candidates fall behind an unseen token; a seen token that is no candidate overtakes them."""
     vocab = TOP + 9
     logits = np.full(vocab, 3.0, np.float32)
-    logits[:TOP] = 4.0
+    logits[:TOP], logits[0] = 4.0, 5.0
     prompt = np.arange(TOP) if penalty > 1 else np.array([TOP + 5])
     sampler = Sampler(SamplingParams(repeat_penalty=penalty), prompt.astype(np.int32), vocab)
     assert choose(sampler, logits) == (TOP if penalty > 1 else TOP + 5)
+
+
+def test_a_penalised_candidate_equals_one_that_is_none() -> None:
+    """All candidates are seen; they fall to 3.0, which the unseen token 1 has as well."""
+    logits = np.full(TOP + 20, 3.0, np.float32)
+    logits[10 : TOP + 9] = 6.0
+    prompt = np.array([0, *range(10, TOP + 9)], np.int32)
+    assert choose(Sampler(SamplingParams(repeat_penalty=2.0), prompt, TOP + 20), logits) == 1
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.8, 0.99, 1.01, 1.3])
+def test_the_total_after_the_penalty(penalty: float) -> None:
+    """Relative to the likeliest score after it."""
+    logits = logits_of(1, 5000)
+    params = SamplingParams(temperature=0.7, top_k=0, top_p=0.9, repeat_penalty=penalty)
+    sampler = Sampler(params, np.argsort(-logits)[:1000:3].astype(np.int32), 5000)
+    heated, peak = float(summary_of(logits, sampler).heated[0]), float(logits.max())
+    scores = logits.copy()
+    scores[sampler._seen] = penalised(logits[sampler._seen], penalty)
+    exact = np.exp((scores.astype(np.float64) - scores.max()) / 0.7).sum()
+    found = sampler._total(logits, heated, peak, np.sort(scores)[::-1])
+    # In float32: the sum before, each weight and what goes into its exponent, up to 17; then what is left of the sum.
+    assert abs(found - exact) <= 20 * EPS * max(exact, heated * math.exp((peak - float(scores.max())) / 0.7))
+    assert abs(found - heated) > 0.01 * exact
+    assert math.isnan(sampler._total(logits, 101 * heated, peak, scores[:0]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])

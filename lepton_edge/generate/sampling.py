@@ -173,12 +173,12 @@ class Sampler:
         return int(equal[place - np.count_nonzero(above > above[place])])
 
 
-def penalised(logits: Floats, penalty: float) -> Doubles:
+def penalised(logits: Floats, penalty: float) -> Floats:
     """Less likely (penalty > 1): positive logits divided, negative ones multiplied; within float32."""
     wide = logits.astype(np.float64)
     with np.errstate(over="ignore"):
         changed = wide * np.where(wide > 0, 1 / penalty, penalty)
-    return np.minimum(np.maximum(changed, -LIMIT), LIMIT)
+    return np.minimum(np.maximum(changed, -LIMIT), LIMIT).astype(np.float32)
 
 
 def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float, heat: float) -> Doubles | None:

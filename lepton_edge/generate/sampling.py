@@ -96,7 +96,7 @@ class Sampler:
         return self._search(logits, summary.peaks[index], total) if token is None else token
 
     def _likeliest(self, ids: Ids, values: Floats, logits: Floats) -> tuple[Ids, Floats]:
-        """Of the summary's likeliest tokens those that are the likeliest after the penalty, and their scores, falling."""
+        """Of the summary's likeliest tokens those that are so after the penalty too, and their scores, falling."""
         penalty = self._params.repeat_penalty
         if penalty == 1.0:
             return ids, values
@@ -129,7 +129,7 @@ class Sampler:
         return scores
 
     def _place(self, scores: Floats, total: float) -> int | None:
-        """The place of the next token among the likeliest ones; None where others may be it. Arguments as `filtered`."""
+        """The place of the next token among the likeliest; None where it may be another. Arguments: see `filtered`."""
         if not scores.size:
             return None
         if self._random is None:

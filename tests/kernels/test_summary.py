@@ -42,13 +42,14 @@ def summary(isa: str, logits: np.ndarray, threads: int = 1, heats: tuple[float, 
 def bound(logits: np.ndarray, heat: float, peak: float | None = None) -> float:
     """How far a sum may be off; `peak`: the largest of all logits, if these are some of them.
 
-    Each term e^-a: exp twice (the token in its chunk, the chunk among all), 2e-7 each; each argument is rounded when
-    it is subtracted and when it is multiplied, 2 a U in all.  A lane adds 128 terms, then 4 times, then chunk by chunk:
-    at most 75 in these tests; a product for each chunk.  exp stops at e^-87.
+    Each term e^-a: exp2 twice (the token in its chunk, the chunk among all), 2e-7 each; each argument is rounded when
+    it is subtracted, in log2(e), when that is multiplied with the heat and when it is multiplied with both, 4 a U in
+    all.  A lane adds 128 terms, then 4 times, then chunk by chunk: at most 75 in these tests; a product for each chunk.
+    exp2 is 0 below e^-87.
     """
     finite = logits[logits > -np.inf].astype(np.float64)
     a = ((finite.max(initial=-np.inf) if peak is None else float(peak)) - finite) * heat
-    return float((np.exp(-a) * (4e-7 + (2 * a + 128 + 4 + 75 + 2) * U)).sum() + logits.size * 2 * np.exp(-87))
+    return float((np.exp(-a) * (4e-7 + (4 * a + 128 + 4 + 75 + 2) * U)).sum() + logits.size * 2 * np.exp(-87))
 
 
 def check(isa: str, logits: np.ndarray, threads: int = 1, heats: tuple[float, ...] = ()) -> Summary:

@@ -222,7 +222,8 @@ def _feed(engine: "Engine", slots: list[int], tokens: "np.ndarray", start: int, 
         batch, length = part.shape
         positions = np.tile(np.arange(start + at, start + at + length, dtype=np.int32), batch)
         last = np.arange(1, batch + 1, dtype=np.int32) * length - 1
-        engine.forward(part.ravel(), np.repeat(np.array(slots, np.int32), length), positions, last)
+        step = engine.step if length == 1 else engine.forward  # a step does not copy the logits
+        step(part.ravel(), np.repeat(np.array(slots, np.int32), length), positions, last)
 
 
 def _markdown(results: list[Result]) -> str:

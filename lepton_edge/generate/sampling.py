@@ -1,10 +1,16 @@
-"""Choosing a token from logits.
+"""Choosing a token from the summary of a step's logits.
 
 Order: repeat penalty, temperature, top-k, top-p, min-p, then a draw. Each of the three filters keeps the likeliest
-tokens, so what remains is a prefix of the tokens in falling order; only that prefix is ever sorted.
+tokens, so what remains is a prefix of the tokens in falling order, equal ones by id. The first of three ways that is
+enough chooses from it:
 
-The step's own summary of its logits names the likeliest tokens. Where they are provably all that matters, a token is
-drawn from them, else from all logits: both ways draw the same token from the same random state.
+1. Of the likeliest tokens, which the summary names, a random number picks one.
+2. Where neither top-k nor top-p asks how many tokens are likelier, a random number picks a chunk of the logits by its
+   share and a second one a token in it by its weight; the token is taken with the probability that min-p and the
+   penalty leave it, else another one is drawn (rejection sampling, von Neumann 1951). Only these chunks are read.
+3. The logits above a limit are sorted, with a lower limit until they are enough, and a random number picks one.
+
+The same summaries and the same seed give the same tokens.
 """
 
 from __future__ import annotations
@@ -17,19 +23,20 @@ from numpy.typing import NDArray
 
 from lepton_edge.errors import ModelError
 from lepton_edge.generate.params import SamplingParams
+from lepton_edge.program.summary import TOP_CHUNK, heat
 
 if TYPE_CHECKING:
     from lepton_edge.program.summary import Summary
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Ids = NDArray[np.intp]
+Ids = NDArray[np.integer]
 
-NUCLEUS = 256  # tokens sorted at first when only top_p limits them
+TRIES = 16  # draws of the second way, some 40 us each, before the third one costs less
+DEPTHS = (1 / 4, 7 / 8)  # blocks with a logit above a limit: then so are some 1% and 6% of normally distributed logits
+LEAST_LEFT = 0.01  # of the sum of the weights, after the penalty: a smaller difference from it would be inexact
 LIMIT = float(np.finfo(np.float32).max)
-# How far the totals of two executions may be apart, relatively: exponents, at most ln V on average, are rounded three
-# times (2**-24) in each, exp is off by 2e-7, and about 210 terms are added one after the other.
-ROUNDING = 3e-5
+LOWEST = -200.0  # the exponential of less is 0 in float32
 
 
 class Sampler:
@@ -44,204 +51,183 @@ class Sampler:
     def __init__(self, params: SamplingParams, prompt: NDArray[np.int32], vocab: int) -> None:
         self._params = params
         self._vocab = vocab
+        self._limited = 0 < params.top_k < vocab
         self._random = np.random.Generator(np.random.PCG64(params.seed)) if params.temperature > 0 else None
+        self._heat = heat(self.temperature)
         self._seen = np.zeros(vocab, bool)
         self._seen[prompt] = True
-        self._scratch = np.empty(vocab, np.float32)
 
     @property
     def temperature(self) -> float:
-        """The temperature at which `choose` needs `Summary.heated`."""
+        """The temperature at which `choose` needs the summary's heated sums."""
         return self._params.temperature or 1.0
 
     def choose(self, summary: Summary, index: int) -> tuple[int, float]:
-        """As `pick`, for the token of number `index` in a step's summary."""
-        ids, values, total = summary.ids[index], summary.values[index], float(summary.sums[index])
-        peak = float(values[0])
-        if not math.isfinite(peak + total):
-            return self.pick(summary.logits[index])  # it raises
-        if self._random is None and self._params.repeat_penalty == 1.0:
-            place = 0
-        else:
-            kept = self._shortlist(ids, values, float(summary.heated[index]))
-            if kept is None:
-                return self.pick(summary.logits[index])
-            place = int(kept[0][0]) if self._random is None else draw(*kept, self._random.random())
-        token = int(ids[place])
-        self._seen[token] = True
-        return token, float(values[place]) - (peak + math.log(total))
-
-    def _shortlist(self, ids: NDArray[np.int32], values: Floats, total: float) -> tuple[Ids, Doubles] | None:
-        """What penalty and filters leave of the likeliest tokens `ids`, as places in it, likeliest first, and weights.
-
-        values: their logits. total: of the weights of all tokens, before the penalty. None where others may matter.
-        """
-        penalty, scores = self._params.repeat_penalty, values
-        places = np.arange(ids.size)
-        if penalty != 1.0:
-            scores = penalised(values, self._seen[ids].nonzero()[0], penalty)
-            places, total = np.lexsort((ids, -scores)), math.nan  # falling; equal ones by id
-            scores = scores[places]
-            if ids.size < self._vocab:
-                # No other token is above the last one, if the penalty lowers (-inf becomes the lowest finite number).
-                least = max(float(values[-1]), -LIMIT) if penalty > 1.0 else math.inf
-                scores = scores[: np.count_nonzero(scores > least)]
-        if self._random is None or not scores.size:
-            return (places, np.ones(1)) if scores.size else None
-        weights = filtered(scores, self._params, self._vocab, total)
-        return None if weights is None else (places[: weights.size], weights)
-
-    def pick(self, logits: Floats) -> tuple[int, float]:
-        """The next token and its log-probability under the model (before penalty, temperature and filters).
+        """The next token, and its log-probability under the model (before penalty, temperature and filters).
 
         Args:
-            logits: float32 [V]; left as they are.
+            summary: of a step's logits.
+            index: which of the step's tokens to follow.
         Raises:
             ModelError: a logit is NaN or infinite.
         """
-        peak = float(logits.max())
-        if not math.isfinite(peak):
+        peak, total = float(summary.values[index, 0]), float(summary.sums[index])
+        if not math.isfinite(peak + total):
             raise ModelError(
-                f"the model's logits hold {peak}; expected finite numbers; its weights are damaged, or they are too "
-                "large for their format: check the files, or load another format"
+                f"the model's logits hold {summary.logits[index].max()}; expected finite numbers; its weights are "
+                "damaged, or they are too large for their format: check the files, or load another format"
             )
-        scores = logits
-        if self._params.repeat_penalty != 1.0:
-            scores = penalised(logits, np.flatnonzero(self._seen), self._params.repeat_penalty)
-        if self._random is None:
-            token = int(scores.argmax())
+        if self._random is None and self._params.repeat_penalty == 1.0:
+            token = int(summary.ids[index, 0])
         else:
-            token = draw(*candidates(scores, self._params, self._scratch), self._random.random())
+            token = self._choose(summary, index)
         self._seen[token] = True
-        return token, float(logits[token]) - log_sum_exp(logits, peak, self._scratch)
+        return token, float(summary.logits[index, token]) - (peak + math.log(total))
+
+    def _choose(self, summary: Summary, index: int) -> int:
+        logits, values, total = summary.logits[index], summary.values[index], float(summary.heated[index])
+        ids, scores = self._likeliest(summary.ids[index], values, logits)
+        if self._params.repeat_penalty != 1.0:
+            total = self._total(logits, total, float(values[0]), scores)
+        place = self._place(scores, total)
+        if place is not None:
+            return int(ids[place])
+        token = self._draw(logits, summary.shares[index], scores)
+        return self._search(logits, summary.peaks[index], total) if token is None else token
+
+    def _likeliest(self, ids: Ids, values: Floats, logits: Floats) -> tuple[Ids, Floats]:
+        """Of the summary's likeliest tokens those that are so after the penalty too, and their scores, falling."""
+        penalty = self._params.repeat_penalty
+        if penalty == 1.0:
+            return ids, values
+        some = np.sort(ids) if penalty > 1.0 else np.union1d(ids, self._seen.nonzero()[0])
+        scores = self._penalised(logits[some], self._seen[some])
+        order = (-scores).argsort(kind="stable")
+        if ids.size < self._vocab:
+            # No other token is above the last one, nor above the lowest finite number, which -inf becomes.
+            order = order[: np.count_nonzero(scores > max(float(values[-1]), -LIMIT))]
+        return some[order], scores[order]
+
+    def _total(self, logits: Floats, total: float, peak: float, scores: Floats) -> float:
+        """The sum of all weights after the penalty, relative to the first of `scores`; NaN if inexact, or not needed.
+
+        total: before it, relative to the score `peak`. scores: the likeliest after it, falling.
+        """
+        if self._params.top_p == 1.0 or self._limited or not scores.size:
+            return math.nan
+        seen, top = logits[self._seen.nonzero()], float(scores[0])
+        best = max(peak, top)
+        before = total * math.exp((peak - best) * self._heat)
+        change = weigh(penalised(seen, self._params.repeat_penalty), best, self._heat) - weigh(seen, best, self._heat)
+        left = before + float(change.sum(dtype=np.float64))
+        return left / math.exp((top - best) * self._heat) if left > LEAST_LEFT * before else math.nan
+
+    def _penalised(self, logits: Floats, seen: NDArray[np.bool_]) -> Floats:
+        """Scores: a copy of some logits, those of the tokens `seen` after the penalty."""
+        scores, (places,) = logits.copy(), seen.nonzero()
+        scores[places] = penalised(logits[places], self._params.repeat_penalty)
+        return scores
+
+    def _place(self, scores: Floats, total: float) -> int | None:
+        """The place of the next token among the likeliest; None where it may be another. Arguments: see `filtered`."""
+        if not scores.size:
+            return None
+        if self._random is None:
+            return 0
+        edges = filtered(scores, self._params, self._vocab, total, self._heat)
+        return None if edges is None else draw(edges, self._random.random())
+
+    def _draw(self, logits: Floats, shares: Floats, scores: Floats) -> int | None:
+        """A token, the second way; None where this does not apply or takes too long. scores: the likeliest, falling."""
+        params = self._params
+        ranked = self._limited or params.top_p < 1.0
+        if self._random is None or ranked or params.repeat_penalty < 1.0 or not scores.size:
+            return None
+        edges, floor = shares.cumsum(dtype=np.float64), float(scores[0]) + depth(params.min_p, self._heat)
+        for _ in range(TRIES):
+            start = TOP_CHUNK * draw(edges, self._random.random())
+            chunk = logits[start : start + TOP_CHUNK]
+            weights = weigh(chunk, float(chunk.max()), self._heat)
+            place = draw(weights.cumsum(dtype=np.float64), self._random.random())
+            score = raw = float(chunk[place])
+            if params.repeat_penalty > 1.0 and self._seen[start + place]:
+                score = float(penalised(chunk[place : place + 1], params.repeat_penalty)[0])
+                if self._random.random() >= math.exp((score - raw) * self._heat):
+                    continue
+            if score >= floor:
+                return start + place
+        return None
+
+    def _search(self, logits: Floats, peaks: Floats, total: float) -> int:
+        """A token, the third way."""
+        scores = logits if self._params.repeat_penalty == 1.0 else self._penalised(logits, self._seen)
+        if self._random is None:
+            return int(scores.argmax())
+        for least in limits(peaks, self._params.top_k):
+            above = np.sort(scores[scores >= least])[::-1]
+            place = self._place(above, total)
+            if place is not None:
+                break
+        assert place is not None, "all of them are enough"
+        equal = np.flatnonzero(scores == above[place])
+        return int(equal[place - np.count_nonzero(above > above[place])])
 
 
-def log_sum_exp(logits: Floats, peak: float, scratch: Floats) -> float:
-    """log Σ exp(logits), float32 terms relative to `peak`, the largest; scratch: float32 of the same shape."""
-    return peak + math.log(float(_weights(logits, peak, 1.0, scratch).sum()))
-
-
-def penalised(logits: Floats, seen: Ids, penalty: float) -> Floats:
-    """A copy in which the seen tokens are less likely (penalty > 1): positive logits divided, negative multiplied."""
-    scores = logits.copy()
-    values = logits[seen].astype(np.float64)
+def penalised(logits: Floats, penalty: float) -> Floats:
+    """Less likely (penalty > 1): positive logits divided, negative ones multiplied; within float32."""
+    wide = logits.astype(np.float64)
     with np.errstate(over="ignore"):
-        changed = np.where(values > 0, values / penalty, values * penalty)
-    scores[seen] = np.minimum(np.maximum(changed, -LIMIT), LIMIT)
-    return scores
+        changed = wide * np.where(wide > 0, 1 / penalty, penalty)
+    return np.minimum(np.maximum(changed, -LIMIT), LIMIT).astype(np.float32)
 
 
-def candidates(scores: Floats, params: SamplingParams, scratch: Floats) -> tuple[Ids, Doubles]:
-    """The tokens that top-k, top-p and min-p leave, and their weights (probabilities up to a factor).
+def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float, heat: float) -> Doubles | None:
+    """What top-k, top-p and min-p leave of the likeliest tokens, as the cumulative sum of their weights.
 
-    Without any of the filters these are all tokens, in the order of their ids; else the likeliest is first.
-    """
-    peak = float(scores.max())
-    temperature = params.temperature
-    total = None
-    if 0 < params.top_k < scores.size:
-        ids = likeliest(scores, params.top_k)
-    elif params.top_p < 1.0:
-        total = float(_weights(scores, peak, temperature, scratch).sum(dtype=np.float64))
-        ids = _around_nucleus(scores, peak, params, total)
-    elif params.min_p > 0.0:
-        # Slightly more than enough: the exact comparison follows, on the sorted weights.
-        depth = temperature * math.log(params.min_p)
-        floor = max(peak + depth - 1e-5 * (1 + abs(peak) - depth), float(np.finfo(np.float32).min))
-        ids = np.flatnonzero(scores >= np.float32(floor))
-        ids = ids[falling(scores[ids])]
-    else:
-        return np.arange(scores.size), _weights(scores, peak, temperature, scratch).astype(np.float64)
-    weights = _doubles(scores[ids], peak, temperature)
-    kept = ids.size
-    if params.top_p < 1.0:
-        kept = nucleus(weights, params.top_p, float(weights.sum()) if total is None else total)
-    if params.min_p > 0.0:
-        kept = min(kept, int(np.count_nonzero(weights >= params.min_p * weights[0])))
-    return ids[:kept], weights[:kept]
-
-
-def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float) -> Doubles | None:
-    """The weights of those that top-k, top-p and min-p leave of the likeliest tokens; None where it needs others too.
-
-    scores: [N], falling; no other token of the `vocab` has more. total: of the weights of all tokens, NaN if unknown.
+    scores: [N], falling, N > 0; no other token of the `vocab` has more. total: of the weights of all tokens, relative
+    to the first; NaN if unknown. None where other tokens, or the total, are needed.
     """
     limited = 0 < params.top_k < vocab
-    if limited:
-        scores = scores[: params.top_k]
-    complete = scores.size == (params.top_k if limited else vocab)
-    weights = _doubles(scores, float(scores[0]), params.temperature)
-    kept = weights.size
+    complete = scores.size >= (params.top_k if limited else vocab)
+    if not complete and params.top_p == 1.0 and params.min_p == 0.0:
+        return None
+    scores = scores[: params.top_k] if limited else scores
+    peak, kept = float(scores[0]), scores.size
+    edges = weigh(scores, peak, heat).cumsum(dtype=np.float64)
     if params.top_p < 1.0:
-        if limited:
-            total = float(weights.sum()) if complete else math.nan
-        edges, spread = weights.cumsum(), 0.0 if limited else ROUNDING
-        low, high = (int(edges.searchsorted(params.top_p * total * (1 + way * spread))) for way in (-1, 1))
-        if low != high or math.isnan(total):
+        if complete:
+            total = float(edges[-1])
+        elif limited or math.isnan(total):
             return None
-        if low < kept:
-            kept, complete = low + 1, True
+        reached = int(edges.searchsorted(params.top_p * total))
+        if reached < kept:
+            kept, complete = reached + 1, True
     if params.min_p > 0.0:
-        likely = int(np.count_nonzero(weights >= params.min_p * weights[0]))
-        complete = complete or likely < weights.size
+        likely = int(np.count_nonzero(scores >= np.float64(peak + depth(params.min_p, heat))))
+        complete = complete or likely < scores.size
         kept = min(kept, likely)
-    return weights[:kept] if complete else None
+    return edges[:kept] if complete else None
 
 
-def likeliest(scores: Floats, count: int) -> Ids:
-    """The ids of the `count` largest scores, largest first; equal ones in the order of their ids."""
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
-    ids = np.flatnonzero(scores >= threshold)
-    return ids[falling(scores[ids])][:count]
+def depth(min_p: float, heat: float) -> float:
+    """How far below the likeliest score min-p takes tokens, as a number up to 0."""
+    return math.log(min_p) / heat if min_p > 0.0 else -math.inf
 
 
-def falling(scores: Floats) -> Ids:
-    """The positions of scores float32 [N], N < 2**32, from the largest to the smallest; equal ones in order.
-
-    As a stable argsort, ten times as fast: the sort is of integers that hold the score's order and the position.
-    """
-    bits = (0.0 - scores).view(np.int32)
-    order = bits ^ (bits >> 31 & 0x7FFFFFFF)  # rises with the value, as the bits of negative floats do not
-    keys = order.astype(np.int64) << 32 | np.arange(scores.size)
-    keys.sort()
-    return keys & 0xFFFFFFFF
+def limits(peaks: Floats, top_k: int) -> list[float]:
+    """Lower and lower logits down to -inf; `top_k` logits or more reach the first. peaks: the largest of each block."""
+    falling = np.sort(peaks)[::-1]
+    ranks = [top_k] if top_k > 0 else [int(depth * peaks.size) for depth in DEPTHS]
+    return [float(falling[rank]) for rank in ranks if rank < peaks.size] + [-math.inf]
 
 
-def nucleus(weights: Doubles, share: float, total: float) -> int:
-    """How many of the falling `weights` it takes to reach `share` of `total`; at least one, at most all."""
-    reached = int(weights.cumsum().searchsorted(share * total))
-    return min(reached + 1, weights.size)
+def draw(edges: Doubles, point: float) -> int:
+    """The place in which `point`, from 0 to below 1, falls; edges: where each one ends, in other units."""
+    return min(int(edges.searchsorted(point * edges[-1], side="right")), edges.size - 1)
 
 
-def draw(ids: Ids, weights: Doubles, point: float) -> int:
-    """The id in which `point`, from 0 to below 1, falls when the ids share that interval by their weights."""
-    edges = weights.cumsum()
-    index = int(edges.searchsorted(point * edges[-1], side="right"))
-    return int(ids[min(index, ids.size - 1)])
-
-
-def _around_nucleus(scores: Floats, peak: float, params: SamplingParams, total: float) -> Ids:
-    """Likeliest tokens, enough to reach top_p; few when the model is sure, all of them when it is not."""
-    count = NUCLEUS
-    while count < scores.size:
-        ids = likeliest(scores, count)
-        if _doubles(scores[ids], peak, params.temperature).sum() >= params.top_p * total:
-            return ids
-        count *= 16
-    return falling(scores)
-
-
-def _weights(scores: Floats, peak: float, temperature: float, scratch: Floats) -> Floats:
-    """exp((scores - peak) / temperature) in float32, written to `scratch`."""
-    np.subtract(scores, np.float32(peak), out=scratch)
-    if temperature != 1.0:
-        with np.errstate(over="ignore"):  # to -inf, for a temperature near 0
-            np.multiply(scratch, np.float32(1.0 / min(max(temperature, 1e-30), 1e30)), out=scratch)
-    return np.exp(scratch, out=scratch)
-
-
-def _doubles(scores: Floats, peak: float, temperature: float) -> Doubles:
-    """exp((scores - peak) / temperature) in float64, for few scores."""
-    with np.errstate(over="ignore"):
-        weights: Doubles = np.exp((scores.astype(np.float64) - peak) / temperature)
+def weigh(scores: NDArray[np.floating], peak: float, heat: float) -> Floats:
+    """exp((scores - peak) * heat); in float32, whose exp takes a quarter of the time."""
+    away = np.maximum((scores.astype(np.float64) - peak) * heat, LOWEST)
+    weights: Floats = np.exp(away.astype(np.float32))
     return weights

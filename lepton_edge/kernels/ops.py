@@ -67,7 +67,7 @@ OPS: dict[str, Op] = {
         _op("gather", "x:a ldx y:a ldy n"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated
         _op("block_peaks", "x:a ldx n y:a ldy"),
-        # y[m] = the TOP largest of x[m], falling, and its two sums; ids[m] = where they are
+        # y[m] = the TOP largest of x[m], falling, its two sums, the second by chunks; ids[m] = where they are
         _op("top", "x:a ldx n peaks:a ldp y:a ldy ids:a"),
     )
 }

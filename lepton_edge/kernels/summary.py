@@ -12,7 +12,7 @@ from .ops import field
 from .simd.words import (
     add,
     count_reached,
-    exp,
+    exp2,
     get_i32,
     jit,
     lane,
@@ -36,6 +36,8 @@ TOP_X, TOP_LDX, TOP_N, TOP_PEAKS, TOP_LDP, TOP_Y, TOP_LDY, TOP_IDS = (
 )
 BLOCKS = TOP_CHUNK // TOP_BLOCK  # blocks of a chunk
 NOTHING = np.float32(-np.inf)
+LOG2E = np.float32(1.4426950408889634)
+FEW = 4 * TOP  # blocks whose maxima say little of the likeliest logits
 LOWEST = np.float32(np.finfo(np.float32).min)  # what a chunk of nothing but -inf is shifted by
 ORDER_INF = 0x7F800000  # infinity's place among the floats in rising order, counted from zero
 
@@ -70,17 +72,18 @@ def block_peaks(row, context, thread):
         total, heated = splat(F0), splat(F0)
         for i in range(c * TOP_CHUNK, min(n, (c + 1) * TOP_CHUNK), 16):
             away = sub(logits_at(x, i, n), splat(peak))
-            total = add(total, exp(away))
+            total = add(total, exp2(mul(away, splat(LOG2E))))
             if heat != F1:
-                heated = add(heated, exp(mul(away, splat(heat))))
+                heated = add(heated, exp2(mul(away, splat(heat * LOG2E))))
         sums = y + 4 * chunks * BLOCKS
         put_f32(sums + 4 * c, reduce_add(total))
         put_f32(sums + 4 * (chunks + c), reduce_add(heated if heat != F1 else total))
 
 
 @jit
-def threshold(peaks, blocks, bits):
-    """A number that TOP block maxima reach, and hardly more; -inf where there are fewer.  `bits`: scratch, 4 bytes.
+def threshold(x, n, bits):
+    """A number that TOP of the n floats at x reach, and hardly more; -inf where there are fewer.  `bits`: scratch, 4
+    bytes.
 
     Bisection over the floats in rising order, counted from zero: that count is the bits of a positive float.
     """
@@ -89,8 +92,8 @@ def threshold(peaks, blocks, bits):
         middle = (low + high) >> 1
         put_i32(bits, middle if middle >= 0 else middle ^ 0x7FFFFFFF)
         limit, reached = splat(get_f32(bits)), zero_i32()
-        for i in range(0, blocks, 16):
-            reached = count_reached(reached, load_f32(peaks + 4 * i), limit)
+        for i in range(0, n, 16):
+            reached = count_reached(reached, logits_at(x, i, n), limit)
         found = reduce_add_i32(reached)
         if found >= TOP:
             low = middle
@@ -115,22 +118,24 @@ def insert(y, ids, found, value, token):
 
 
 @jit
-def total_of(peaks, sums, chunks, peak, heat):
-    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`."""
+def total_of(peaks, sums, chunks, peak, heat, shares):
+    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`; shares: its terms."""
     total = F0
     for c in range(chunks):
         largest = splat(LOWEST)
         for i in range(c * BLOCKS, (c + 1) * BLOCKS, 16):
             largest = vmax(load_f32(peaks + 4 * i), largest)
-        away = (reduce_max(largest) - peak) * heat
-        total += get_f32(sums + 4 * c) * lane(exp(splat(away)), 0)
+        away = (reduce_max(largest) - peak) * (heat * LOG2E)
+        share = get_f32(sums + 4 * c) * lane(exp2(splat(away)), 0)
+        put_f32(shares + 4 * c, share)
+        total += share
     return total
 
 
 @jit
 def top(row, context, thread, m, wanted):
-    """The TOP largest logits, falling, equal ones by id; after them the two sums; their ids.  Where there are fewer:
-    -inf and 0."""
+    """The TOP largest logits, falling, equal ones by id; after them the two sums, and each chunk's share of the second;
+    their ids.  Where there are fewer: -inf and 0."""
     n, x, peaks = at(row, TOP_N), at(row, TOP_X) + m * at(row, TOP_LDX) * 4, at(row, TOP_PEAKS)
     peaks += m * at(row, TOP_LDP) * 4
     y, ids = at(row, TOP_Y) + m * at(row, TOP_LDY) * 4, at(row, TOP_IDS) + m * TOP * 4
@@ -138,7 +143,8 @@ def top(row, context, thread, m, wanted):
     for i in range(TOP):
         put_f32(y + 4 * i, NOTHING)
         put_i32(ids + 4 * i, 0)
-    limit, found = threshold(peaks, chunks * BLOCKS, y + 4 * TOP), 0
+    blocks, found = chunks * BLOCKS, 0
+    limit = threshold(peaks, blocks, y + 4 * TOP) if blocks > FEW else threshold(x, n, y + 4 * TOP)
     for b in range((n + TOP_BLOCK - 1) // TOP_BLOCK):
         if get_f32(peaks + 4 * b) >= limit:
             for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
@@ -147,9 +153,9 @@ def top(row, context, thread, m, wanted):
                     insert(y, ids, found, value, i)
                     found += 1
     peak, heat = max(get_f32(y), LOWEST), get_f32(at(context, HEATS) + 4 * m)
-    sums = peaks + 4 * chunks * BLOCKS
-    put_f32(y + 4 * TOP, total_of(peaks, sums, chunks, peak, F1))
-    put_f32(y + 4 * TOP + 4, total_of(peaks, sums + 4 * chunks, chunks, peak, heat))
+    sums, shares = peaks + 4 * chunks * BLOCKS, y + 4 * TOP + 8
+    put_f32(y + 4 * TOP, total_of(peaks, sums, chunks, peak, F1, shares))
+    put_f32(y + 4 * TOP + 4, total_of(peaks, sums + 4 * chunks, chunks, peak, heat, shares))
 
 
 KERNELS = {"block_peaks": lambda: block_peaks, "top": lambda: each_token(top)}

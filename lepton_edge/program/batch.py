@@ -22,8 +22,8 @@ def read_batch(
     gap, and `wanted` must be rising indices into the batch.  Raises RequestError, or ContextLengthError past the
     context.
     """
-    named = {"tokens": tokens, "slots": slots, "positions": positions, "wanted": wanted}
-    ids, where, at, picks = (_integers(name, values) for name, values in named.items())
+    ids, where = _integers("tokens", tokens), _integers("slots", slots)
+    at, picks = _integers("positions", positions), _integers("wanted", wanted)
     if not len(ids) == len(where) == len(at):
         raise RequestError(f"{len(ids)} tokens, {len(where)} slots, {len(at)} positions: expected as many of each")
     # Plain loops: for the single token of most steps NumPy's calls would cost five times as much.

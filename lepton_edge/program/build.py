@@ -127,8 +127,9 @@ class _Builder:
     def summary(self) -> None:
         """What a sampler reads of the logits; an executor may stop before these rows."""
         program, vocab = self.program, self.spec.vocab
+        chunks, size = summary_sizes(vocab)
         for buffer in (
-            Buffer("peaks", summary_sizes(vocab)[1], WANTED), Buffer("top", TOP + 2, WANTED),
+            Buffer("peaks", size, WANTED), Buffer("top", TOP + 2 + chunks, WANTED),
             Buffer("top_ids", TOP, WANTED, integers=True),
         ):  # fmt: skip
             program.buffers[buffer.name] = buffer

@@ -181,7 +181,7 @@ def block_peaks(run: Reference, row: Values) -> None:
 
 
 def top(run: Reference, row: Values) -> None:
-    """y[m], ids[m] = the likeliest of x[m]; y[m] ends with the two sums over all of x[m]."""
+    """y[m], ids[m] = the likeliest of x[m]; y[m] ends with the two sums over all of x[m], the second by chunks."""
     ids, values = summary.top(run.buffer(row["x"]), run.buffer(row["peaks"]), run.heat())
     run.put(row["ids"], ids)
     run.put(row["y"], values)

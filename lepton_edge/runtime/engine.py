@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SMALL, SPLIT_ITEMS, STAMPS, THREADS, TOP
+from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SMALL, SPLIT_ITEMS, STAMPS, THREADS
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
 from ..kernels.ops import CACHES, COUNTER, TOKENS
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
-from ..program.summary import Summary, heat
+from ..program.summary import Summary, heat, read_summary
 from ..quant.formats import get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
@@ -77,7 +77,9 @@ class Engine:
         self._tiles = self._inputs[4:].reshape(-1, 2)
         self._counts = np.zeros(4, np.int64)
         self._heats = np.ones(MAX_WANTED, np.float32)
-        self._logits, self._top = (self._wanted(name).view(np.float32) for name in ("logits", "top"))
+        self._logits, self._peaks, self._top = (
+            self._wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
+        )
         self._top_ids = self._wanted("top_ids").view(np.int32)
         self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
@@ -94,6 +96,7 @@ class Engine:
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
             0, self._partials.ctypes.data, self._heats.ctypes.data,
         ]  # fmt: skip
+        self._context_at = self._context.ctypes.data  # asking for it takes 1.5 us
 
     @classmethod
     def load(cls, source: Source, spec: DecoderSpec, *, format: str | None = None, threads: int | None = None,
@@ -258,10 +261,8 @@ class Engine:
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
         if m not in self._summaries:
-            kept, sums = min(TOP, self.vocab), self._top[:m, TOP:]
-            self._summaries[m] = Summary(
-                self._logits[:m, : self.vocab], self._top_ids[:m, :kept], self._top[:m, :kept], sums[:, 0], sums[:, 1]
-            )
+            logits = self._logits[:m, : self.vocab]
+            self._summaries[m] = read_summary(logits, self._peaks[:m], self._top[:m], self._top_ids[:m])
         return self._summaries[m]
 
     def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
@@ -280,7 +281,7 @@ class Engine:
         started = time.perf_counter()
         threads = self._crew.threads if self._profile is None else self.threads
         self._context[THREADS // 8] = threads
-        if self._pool.run(self._context.ctypes.data, n * self._step_bytes > SHORT_STEP, threads):
+        if self._pool.run(self._context_at, n * self._step_bytes > SHORT_STEP, threads):
             raise Cancelled("stopped by cancel()")
         ended = time.perf_counter()
         if self._profile is not None:

@@ -23,6 +23,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.now = 0.0
         self.calls: list[tuple[int, int]] = []  # (first position, tokens)
+        self.copies = 0
         self.cached: dict[int, int] = {}  # open slot -> its positions
         self.closed = False
 
@@ -39,6 +40,10 @@ class FakeEngine:
         self.cached[slot] = length
 
     def forward(self, tokens, slots, positions, wanted):
+        self.copies += 1
+        self.step(tokens, slots, positions, wanted)
+
+    def step(self, tokens, slots, positions, wanted):
         count = len(tokens)
         assert all(array.dtype == np.int32 for array in (tokens, slots, positions, wanted))
         assert count <= self.max_batch and tokens.min() >= 0 and tokens.max() < self.vocab
@@ -71,6 +76,7 @@ def rows(capsys, *arguments: str) -> list[dict]:
 def test_prompts_go_in_chunks_and_steps_singly(engine, capsys) -> None:
     pp, tg = rows(capsys, "-p", "100", "-n", "3", "-r", "2")
     assert engine.calls == [(0, 64), (64, 36)] * 3 + [(0, 1), (1, 1), (2, 1)] * 3
+    assert engine.copies == 6, "single steps copy no logits"
     assert (pp["test"], pp["n"], pp["samples"]) == ("pp100", 100, [980.39, 980.39])  # 100 tokens in 102 ms
     assert (tg["test"], tg["n"], tg["samples"]) == ("tg3", 3, [500.0, 500.0])
     assert (tg["tok_s_mean"], tg["tok_s_stdev"]) == (500.0, 0.0)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from kernels.harness import ISAS, Rig, U
 
-from lepton_edge.kernels.layout import TOP, TOP_BLOCK, summary_sizes
+from lepton_edge.kernels.layout import TOP, TOP_BLOCK, TOP_CHUNK, summary_sizes
 from lepton_edge.kernels.ops import WANTED
-from lepton_edge.program.summary import Summary, block_peaks, summarise
+from lepton_edge.program.summary import Summary, block_peaks, read_summary, summarise
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 VOCABS = (1, 15, 16, 17, 83, TOP - 1, TOP, TOP + 1, 2047, 2048, 2049, 5000, 50_257)
@@ -24,31 +24,32 @@ def summary(isa: str, logits: np.ndarray, threads: int = 1, heats: tuple[float, 
     count, vocab = logits.shape
     rig = Rig(isa, count, wanted=range(count), heats=heats)
     x = rig.memory.padded(logits)
-    y = rig.memory.padded(np.zeros((count, TOP + 2), np.float32))
-    ids = rig.memory.array(np.ones((count, TOP), np.int32))
     chunks, size = summary_sizes(vocab)
+    y = rig.memory.padded(np.zeros((count, TOP + 2 + chunks), np.float32))
+    ids = rig.memory.array(np.ones((count, TOP), np.int32))
     peaks = rig.memory.padded(np.full((count, size), 7, np.float32))
     common = dict(count=WANTED, x=x, ldx=x.shape[1], n=vocab)
     rig.row("block_peaks", y=peaks, ldy=peaks.shape[1], **common)
     rig.row("top", peaks=peaks, ldp=peaks.shape[1], y=y, ldy=y.shape[1], ids=ids, **common)
     rig.run(threads)
     blocks = block_peaks(logits.astype(np.float64), np.ones(count))[:, : size - 2 * chunks]
-    assert np.array_equal(peaks[:, : size - 2 * chunks], blocks) and not y[:, TOP + 2 :].any()
+    assert np.array_equal(peaks[:, : size - 2 * chunks], blocks) and not y[:, TOP + 2 + chunks :].any()
     kept = min(TOP, vocab)
     assert (y[:, kept:TOP] == -np.inf).all() and not ids[:, kept:].any()
-    return Summary(logits, ids[:, :kept], y[:, :kept], y[:, TOP], y[:, TOP + 1])
+    return read_summary(logits, peaks, y, ids)
 
 
-def bound(logits: np.ndarray, heat: float) -> float:
-    """How far a sum may be off.
+def bound(logits: np.ndarray, heat: float, peak: float | None = None) -> float:
+    """How far a sum may be off; `peak`: the largest of all logits, if these are some of them.
 
-    Each term e^-a: exp twice (the token in its chunk, the chunk among all), 2e-7 each; each argument is rounded when
-    it is subtracted and when it is multiplied, 2 a U in all.  A lane adds 128 terms, then 4 times, then chunk by chunk:
-    at most 75 in these tests; a product for each chunk.  exp stops at e^-87.
+    Each term e^-a: exp2 twice (the token in its chunk, the chunk among all), 2e-7 each; each argument is rounded when
+    it is subtracted, in log2(e), when that is multiplied with the heat and when it is multiplied with both, 4 a U in
+    all.  A lane adds 128 terms, then 4 times, then chunk by chunk: at most 75 in these tests; a product for each chunk.
+    exp2 is 0 below e^-87.
     """
     finite = logits[logits > -np.inf].astype(np.float64)
-    a = (finite.max() - finite) * heat
-    return float((np.exp(-a) * (4e-7 + (2 * a + 128 + 4 + 75 + 2) * U)).sum() + logits.size * 2 * np.exp(-87))
+    a = ((finite.max(initial=-np.inf) if peak is None else float(peak)) - finite) * heat
+    return float((np.exp(-a) * (4e-7 + (4 * a + 128 + 4 + 75 + 2) * U)).sum() + logits.size * 2 * np.exp(-87))
 
 
 def check(isa: str, logits: np.ndarray, threads: int = 1, heats: tuple[float, ...] = ()) -> Summary:
@@ -61,6 +62,10 @@ def check(isa: str, logits: np.ndarray, threads: int = 1, heats: tuple[float, ..
         exact = np.exp((row.astype(np.float64) - row.max()) * np.array([[1.0], [heat[m]]])).sum(axis=1)
         for sum_, which, h in ((found.sums[m], 0, 1.0), (found.heated[m], 1, float(heat[m]))):
             assert abs(float(sum_) - exact[which]) <= bound(row, h), (m, which)
+        for c, share in enumerate(found.shares[m].tolist()):
+            part = row[c * TOP_CHUNK : (c + 1) * TOP_CHUNK]
+            exact_share = np.exp((part.astype(np.float64) - row.max()) * heat[m]).sum()
+            assert abs(share - exact_share) <= bound(part, float(heat[m]), row.max()), (m, c)
     return found
 
 

@@ -3,14 +3,13 @@
 import gc
 import itertools
 import json
-import os
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 from engines import decoder, load
 from golden import recipe
+from processes import resident
 
 import lepton_edge as lepton
 from lepton_edge.generate.params import SamplingParams
@@ -37,14 +36,6 @@ def model(tmp_path_factory):
         for _ in model.stream([1] * TOKENS, max_tokens=2):  # pages and angles of every position
             pass
         yield model
-
-
-def resident():
-    """Bytes of this process that lie in memory; 0 where the system does not say."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_steady(tokens, count=TOKENS):

@@ -218,6 +218,20 @@ def test_flat_and_steep_scores(isa, kind, scale):
 
 @each_isa
 @each_kind
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scores_far_below_and_above_zero(isa, kind, sign):
+    """Only differences count: scores of -300, and of 300, in one part and in several."""
+    for first, count in ((280, 20), (0, 1), (1999, 1)):
+        case = Attention(isa, kind, 2, 2, 24, [first + count], [(0, first, count)], split=True)
+        case.set_queries(3 + 0.1 * case.q)
+        case.cache.write(0, (20 * sign + 0.1 * case.keys[0]).astype(case.cache.dtype), case.values[0])
+        case.keys[0], values = case.cache.read(0, first + count)
+        case.values[0] = values[:, :, :24]
+        case.check(2)
+
+
+@each_isa
+@each_kind
 @pytest.mark.parametrize("operand", ["q", "k"])
 def test_nan_is_not_hidden(isa, kind, operand):
     case = Attention(isa, kind, 2, 2, 24, [140], [(0, 139, 1)])

@@ -202,10 +202,12 @@ def test_parts_with_very_different_scores(isa, kind, scale):
 
 @each_isa
 def test_many_items_are_not_split(isa):
-    """Enough for all threads as they are; the memory for parts would not hold them."""
-    count = SPLIT_ITEMS // 2
-    runs = [(slot, 600, 1) for slot in range(count)]
-    Attention(isa, "f16", 2, 2, 16, [601] * count, runs, split=True).check(2)
+    """Enough for all threads as they are; the memory for parts would not hold more.  A split shows in the roundings."""
+    for count, split in ((SPLIT_ITEMS // 2 - 1, True), (SPLIT_ITEMS // 2, False)):
+        runs = [(slot, 600, 1) for slot in range(count)]
+        case, whole = (Attention(isa, "f16", 2, 2, 16, [601] * count, runs, split=s) for s in (True, False))
+        case.check(2)
+        assert np.array_equal(case.run(), whole.run()) != split
 
 
 @each_isa

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernels.harness import ISAS, PAGE, Cache, Rig, U
+from kernels.harness import EMULATED, ISAS, PAGE, Cache, Rig, U
 
 from lepton_edge.kernels.layout import GROUP, PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
 from lepton_edge.kernels.ops import CACHES
@@ -244,3 +244,16 @@ def test_nan_is_not_hidden(isa, kind, operand):
         case.cache.write(0, case.keys[0], case.values[0])
     y = case.run()
     assert np.isfinite(y[0, 0]).all() and np.isnan(y[0, 1]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", [isa for isa in EMULATED if isa.startswith("avx512@")])
+@pytest.mark.parametrize("kind", ["f16", "q8"])
+def test_registers_of_a_machine_that_this_is_not(isa, kind):
+    """Chunks as wide as AVX512 has them: of one row, of some, and of more than fit, in one page and in several."""
+    for group, d in ((1, 24), (3, 64), (4, 80), (9, 40)):
+        runs = [(0, 149, 1), (1, 0, 20), (2, 127, 1)]
+        Attention(isa, kind, 2 * group, 2, d, [150, 20, 128], runs, seed=d).check(2)
+        lengths = [700, 30]
+        runs = [(slot, length - 1, 1) for slot, length in enumerate(lengths)]
+        Attention(isa, kind, 2 * group, 2, d, lengths, runs, window=650, split=True).check(2)

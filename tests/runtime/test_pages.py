@@ -33,6 +33,7 @@ def test_pages_follow_the_length():
     pages.reserve(second, 3 * PAGE)
     assert set(pages.table[second, :3]) < set(addresses) and pages.nbytes == 4000
     pages.close(second)
+    assert pages.nbytes == 4000
     pages.reserve(first, 6 * PAGE)
     assert set(pages.table[first, :6]) > set(addresses) and len(set(pages.table[first, :6])) == 6
     assert pages.nbytes == 6000

@@ -211,6 +211,15 @@ def test_many_items_are_not_split(isa):
 
 
 @each_isa
+@pytest.mark.parametrize("runs", [[(0, 1000, 20)], [(0, 1019, 1), (1, 30, 2)]], ids=["prompt", "mixed"])
+def test_prompts_are_not_split(isa, runs):
+    """A part has room for the rows of one token; a token of a batch with a prompt is not split either."""
+    case, whole = (Attention(isa, "f16", 2, 2, 16, [1020, 40], runs, split=split) for split in (True, False))
+    case.check(2)
+    assert np.array_equal(case.run(), whole.run())
+
+
+@each_isa
 @each_kind
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 300.0])
 def test_flat_and_steep_scores(isa, kind, scale):

@@ -88,10 +88,9 @@ print(engine.cache_bytes / MIB, *np.diff([*marks, resident()]) / MIB)
 def test_the_process_grows_with_the_pages_that_are_used():
     pages, loaded, grown, again = map(float, run_python("-c", PROGRAM).split())
     assert pages == 20
-    # Beside 8 pages: weights of 0.7 MB, activations of a step, angles, and what Python needs for them.
-    assert loaded < 8 + 8
-    assert grown < 12 + 2  # 2 for the angles, 0.5 MB, and what they are computed with
-    assert again < 1
+    # Beside 8 of 256 pages: weights of 0.7 MB, activations of a step, angles, and what Python needs for them; 6 here,
+    # but systems that hand out memory in units of 2 MiB give more.  Beside 12 more pages: angles, 0.8 here.
+    assert loaded < 8 + 24 and grown < 12 + 4 and again < 1
 
 
 def test_a_sequence_that_was_cut_shares_nothing():

@@ -148,12 +148,9 @@ class Engine:
         return self._pages.lengths[slot]
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget a sequence's positions from `length` on."""
+        """Forget a sequence's positions from `length` on; their memory goes to the next sequence that grows."""
         with self._lock:
-            self._pages.check(slot)
-            if not 0 <= length <= self._pages.lengths[slot]:
-                raise RequestError(f"cannot truncate to {length}: sequence {slot} has {self._pages.lengths[slot]}")
-            self._pages.lengths[slot] = length
+            self._pages.truncate(slot, length)
 
     @property
     def cache_bytes(self) -> int:

@@ -1,6 +1,6 @@
 """The cache of keys and values: pages of 128 positions, given to sequences as they grow.
 
-A page holds all layers.  Pages of a closed sequence are kept and given to the next one.
+A page holds all layers.  Pages that a sequence gives back are kept for the next one.
 """
 
 import numpy as np
@@ -39,6 +39,15 @@ class Pages:
         self.check(slot)
         self._spare += self._held.pop(slot)
         del self.lengths[slot]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget a sequence's positions from `length` on, and give back the pages that only they were in."""
+        self.check(slot)
+        if not 0 <= length <= self.lengths[slot]:
+            raise RequestError(f"cannot truncate to {length}: sequence {slot} has {self.lengths[slot]}")
+        self.lengths[slot], held = length, self._held[slot]
+        while held and (len(held) - 1) * PAGE >= length:
+            self._spare.append(held.pop())
 
     def check(self, slot: int) -> None:
         """RequestError unless the slot is open."""

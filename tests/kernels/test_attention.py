@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernels.harness import ISAS, PAGE, Cache, Rig, U
+from kernels.harness import EMULATED, ISAS, PAGE, Cache, Rig, U
 
 from lepton_edge.kernels.layout import GROUP, PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
 from lepton_edge.kernels.ops import CACHES
@@ -95,7 +95,7 @@ class Attention:
     def check(self, threads=1):
         y = self.run(threads)
         expected, bound = self.expected()
-        wrong = np.abs(y - expected) > bound
+        wrong = ~(np.abs(y - expected) <= bound)  # NaN is wrong
         assert not wrong.any(), f"off at (token, head, column) {np.argwhere(wrong)[:4].tolist()}"
 
 
@@ -203,10 +203,21 @@ def test_parts_with_very_different_scores(isa, kind, scale):
 
 @each_isa
 def test_many_items_are_not_split(isa):
-    """Enough for all threads as they are; the memory for parts would not hold them."""
-    count = SPLIT_ITEMS // 2
-    runs = [(slot, 600, 1) for slot in range(count)]
-    Attention(isa, "f16", 2, 2, 16, [601] * count, runs, split=True).check(2)
+    """Enough for all threads as they are; the memory for parts would not hold more.  A split shows in the roundings."""
+    for count, split in ((SPLIT_ITEMS // 2 - 1, True), (SPLIT_ITEMS // 2, False)):
+        runs = [(slot, 600, 1) for slot in range(count)]
+        case, whole = (Attention(isa, "f16", 2, 2, 16, [601] * count, runs, split=s) for s in (True, False))
+        case.check(2)
+        assert np.array_equal(case.run(), whole.run()) != split
+
+
+@each_isa
+@pytest.mark.parametrize("runs", [[(0, 1000, 20)], [(0, 1019, 1), (1, 30, 2)]], ids=["prompt", "mixed"])
+def test_prompts_are_not_split(isa, runs):
+    """A part has room for the rows of one token; a token of a batch with a prompt is not split either."""
+    case, whole = (Attention(isa, "f16", 2, 2, 16, [1020, 40], runs, split=split) for split in (True, False))
+    case.check(2)
+    assert np.array_equal(case.run(), whole.run())
 
 
 @each_isa
@@ -215,6 +226,20 @@ def test_many_items_are_not_split(isa):
 def test_flat_and_steep_scores(isa, kind, scale):
     """Scores near zero, and scores hundreds apart, where one position takes all."""
     Attention(isa, kind, 4, 2, 64, [300], [(0, 280, 20), (0, 0, 1)], scale=scale).check()
+
+
+@each_isa
+@each_kind
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scores_far_below_and_above_zero(isa, kind, sign):
+    """Only differences count: scores of -300, and of 300, in one part and in several."""
+    for first, count in ((280, 20), (0, 1), (1999, 1)):
+        case = Attention(isa, kind, 2, 2, 24, [first + count], [(0, first, count)], split=True)
+        case.set_queries(3 + 0.1 * case.q)
+        case.cache.write(0, (20 * sign + 0.1 * case.keys[0]).astype(case.cache.dtype), case.values[0])
+        case.keys[0], values = case.cache.read(0, first + count)
+        case.values[0] = values[:, :, :24]
+        case.check(2)
 
 
 @each_isa
@@ -229,3 +254,16 @@ def test_nan_is_not_hidden(isa, kind, operand):
         case.cache.write(0, case.keys[0], case.values[0])
     y = case.run()
     assert np.isfinite(y[0, 0]).all() and np.isnan(y[0, 1]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", [isa for isa in EMULATED if isa.startswith("avx512@")])
+@pytest.mark.parametrize("kind", ["f16", "q8"])
+def test_registers_of_a_machine_that_this_is_not(isa, kind):
+    """Chunks as wide as AVX512 has them: of one row, of some, and of more than fit, in one page and in several."""
+    for group, d in ((1, 24), (3, 64), (4, 80), (9, 40)):
+        runs = [(0, 149, 1), (1, 0, 20), (2, 127, 1)]
+        Attention(isa, kind, 2 * group, 2, d, [150, 20, 128], runs, seed=d).check(2)
+        lengths = [700, 30]
+        runs = [(slot, length - 1, 1) for slot, length in enumerate(lengths)]
+        Attention(isa, kind, 2 * group, 2, d, lengths, runs, window=650, split=True).check(2)

@@ -51,6 +51,25 @@ def test_words_are_single_instructions(isa, word, instruction, register, count):
     assert all(line.startswith(moves) for line in code), "\n".join(code)
 
 
+@pytest.mark.parametrize(("isa", "word", "instruction", "sources"), [
+    # In this order of writing the last source comes first.  The bytes of a are unsigned, the other operand's signed;
+    # of two registers that become one, the first is the low half (Intel, Software Developer's Manual 2).
+    ("avx512", "dot4", "vpdpbusd", ["third", "second", "first"]),
+    ("avxvnni", "dot4", "vpdpbusd", ["third", "second", "first"]),
+    ("avx512bf16", "round_pairs", "vcvtne2ps2bf16", ["first", "second"]),
+])  # fmt: skip
+def test_operands_are_in_their_places(isa, word, instruction, sources):
+    """Emulation replaces these words, so that what they compute is seen on the machine itself only."""
+    names, held = {"%rdi": "first", "%rsi": "second", "%rdx": "third"}, {}
+    for line in lines(isa, word):
+        called, _, rest = line.removeprefix("{vex} ").partition(" ")
+        operands = [names.get(o.partition("(")[2][:-1], held.get(o)) for o in rest.split(", ")]
+        if called.startswith("vmov") and operands[0]:
+            held[rest.split(", ")[1]] = operands[0]
+        elif called == instruction:
+            assert operands[: len(sources)] == sources, line
+
+
 def test_emulated_sets_use_only_the_hosts_instructions():
     code = "\n".join(lines("avx512bf16@avx2", "dot_bf16") + lines("avxvnni@avx2", "dot4"))
     assert "vdpbf16ps" not in code and "vpdpbusd" not in code and "%zmm" not in code and "vfmadd" in code

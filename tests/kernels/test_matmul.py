@@ -74,7 +74,7 @@ class Product:
     def check(self, threads=1):
         y = self.run(threads)
         expected, bound = self.expected()
-        wrong = np.abs(y - expected) > bound
+        wrong = ~(np.abs(y - expected) <= bound)  # NaN is wrong
         assert not wrong.any(), f"{self.shape}, {len(self.x)} tokens: off at {np.argwhere(wrong)[:4].tolist()}"
         return y
 

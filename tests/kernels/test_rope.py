@@ -108,5 +108,7 @@ def test_keys_and_values_too_large_for_f16_are_saturated(isa):
 
 @each_isa
 @pytest.mark.parametrize("kind", ["f16", "q8"])
-def test_small_keys_become_subnormal(isa, kind):
-    Rope(isa, kind, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=1e-6).check()
+@pytest.mark.parametrize("scale", [1e-6, 3e-6, 5e-6, 1e-5])
+def test_small_keys_become_subnormal(isa, kind, scale):
+    """Scales of q8 are then 0, 1 or 2 of the smallest half float: those that round down leave codes past 127."""
+    Rope(isa, kind, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=scale).check()

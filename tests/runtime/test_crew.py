@@ -1,5 +1,7 @@
 """How many threads steps get, by the time that they lose; the clock is ours."""
 
+import itertools
+
 import numpy as np
 import pytest
 from engines import WINDOWS, feed, load, tokens
@@ -40,6 +42,35 @@ def test_a_busy_core_is_left_out(most, busy):
     # The core becomes free: all threads are back after the longest hold for each.
     back = run(crew, lambda n: 0.05, 5.0 * busy, start=60)
     assert back[-1] == most
+
+
+def spans(used: list[int], threads: int) -> list[int]:
+    """How many steps in a row had so many threads, each time that it came to that."""
+    return [len(list(steps)) for count, steps in itertools.groupby(used) if count == threads]
+
+
+def test_a_trial_that_fails_is_short():
+    """It begins half-way to one half, and 0.8 - 0.55 * 0.75^3 is more than that."""
+    trials = spans(run(Crew(2), lambda n: 0.8 if n > 1 else 0.0, 30), 2)
+    assert len(trials) > 5 and set(trials[1:]) == {3}
+
+
+def test_holds_double_up_to_four_seconds_and_begin_anew():
+    """After a time without trouble the next thread is left out for a quarter of a second again."""
+    crew = Crew(2)
+    for start in (100, 200):
+        holds = spans(run(crew, lambda n: 0.8 if n > 1 else 0.0, 30, start), 1)
+        assert [steps * STEP for steps in holds[:7]] == pytest.approx([0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0], abs=STEP)
+        run(crew, lambda n: 0.0, 20, start + 30)
+
+
+def test_threads_that_go_one_after_the_other():
+    """Steps last longer than the first hold: that fewer than all threads had run says that the hold was too short."""
+    crew, used = Crew(4), []
+    for i in range(200):
+        used.append(crew.threads)
+        crew.report(0.9 if crew.threads > 1 else 0.0, 100 + 0.3 * i)
+    assert used[:6] == [4, 4, 3, 2, 2, 1] and used.count(1) > 150
 
 
 def test_one_thread_is_the_least():

@@ -32,10 +32,10 @@ class Rows:
 
     def buffers(self, stop):
         """What the engine's buffers hold after `stop` rows, as the reference keeps them; the sequences do not grow."""
+        for slot, length in enumerate(LENGTHS):  # before, so that `cache` finds what the step leaves
+            self.engine.truncate(slot, length)
         self.engine._context[layout.ROWS // 8] = stop
         self.engine._step(*self.batch)
-        for slot, length in enumerate(LENGTHS):
-            self.engine.truncate(slot, length)
         found = {}
         for b in self.program.buffers.values():
             count = len(self.batch[0] if b.count == TOKENS else self.batch[3])

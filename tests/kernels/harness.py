@@ -16,7 +16,7 @@ from lepton_edge.kernels import layout
 from lepton_edge.kernels.layout import GROUP, PAGE, RECORD
 from lepton_edge.kernels.library import callable_kernel, kernels
 from lepton_edge.kernels.machine import available, instruction_set
-from lepton_edge.kernels.ops import BARRIER, COUNT, COUNTER, KERNEL, OPS, ROW, TOKENS
+from lepton_edge.kernels.ops import ALWAYS, BARRIER, COUNT, COUNTER, KERNEL, OPS, ROW, TOKENS
 from lepton_edge.runtime.memory import aligned_zeros
 from lepton_edge.runtime.pool import Pool, yield_address
 
@@ -85,9 +85,9 @@ class Rig:
         self.heats = self.memory.array(np.array(heats or [1] * len(wanted), np.float32))
         self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
         self._scratch_bytes, self.partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
-        self._rows: list[tuple[str, int, bool, dict]] = []
+        self._rows: list[tuple[str, int, int, dict]] = []
 
-    def row(self, op: str, *, count: int = TOKENS, barrier: bool = True, **values: object) -> "Rig":
+    def row(self, op: str, *, count: int = TOKENS, barrier: int = ALWAYS, **values: object) -> "Rig":
         """Append a row; arrays stand for their addresses, None for none."""
         assert set(values) == {name for name, _ in OPS[op].fields}, f"fields of {op}: {OPS[op].fields}"
         self._rows.append((op, count, barrier, values))

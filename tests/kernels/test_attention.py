@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from kernels.harness import EMULATED, ISAS, PAGE, Cache, Rig, U
+from kernels.harness import EMULATED, ISAS, PAGE, Cache, Rig, U, record_bytes
 
 from lepton_edge.kernels.layout import GROUP, PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
-from lepton_edge.kernels.ops import CACHES
+from lepton_edge.kernels.ops import CACHES, LARGE
 from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
@@ -267,3 +267,42 @@ def test_registers_of_a_machine_that_this_is_not(isa, kind):
         lengths = [700, 30]
         runs = [(slot, length - 1, 1) for slot, length in enumerate(lengths)]
         Attention(isa, kind, 2 * group, 2, d, lengths, runs, window=650, split=True).check(2)
+
+
+@each_isa
+@each_kind
+@pytest.mark.parametrize("heads,kv_heads,d", [(4, 2, 16), (9, 3, 64), (2, 2, 40), (5, 1, 24)])
+def test_small_steps_rotate_and_store_within_attention(isa, kind, heads, kv_heads, d):
+    """Bit by bit what rope, attention and quantize give: of one to four sequences, short, at page borders, split."""
+    for positions in [(0,), (700,), (128, 5), (127, 640, 3, 256)]:
+        found = [small_step(isa, kind, heads, kv_heads, d, positions, *how) for how in
+                 ((1, False), (1, True), (2, True), (5, True))]  # fmt: skip
+        assert all(part.any() for part in found[0])
+        for other in found[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def small_step(isa, kind, heads, kv_heads, d, positions, threads, small):
+    """One token of each sequence -> y, its records, the caches' bytes; small: in two rows that need no third."""
+    t, rng, whole = len(positions), np.random.default_rng(7), heads // kv_heads * d % GROUP == 0
+    rig = Rig(isa, t, slots=range(t), positions=positions, tiles=[(i, 1) for i in range(t)], small=small,
+              scratch_bytes=attention_scratch(heads // kv_heads, d), partial_bytes=partial_bytes(heads // kv_heads, d)
+              )  # fmt: skip
+    memory, cache = rig.memory, Cache(rig.memory, kind, kv_heads, d, [p + 1 for p in positions], layer=64)
+    for slot, p in enumerate(positions):
+        k, v = (rng.standard_normal((p, kv_heads, d)).astype(np.float32) for _ in range(2))
+        cache.write(slot, k, v)
+    rig.pages = cache.table
+    q, k, v = (memory.padded(rng.standard_normal((t, n * d)).astype(np.float32)) for n in (heads, kv_heads, kv_heads))
+    angle = np.arange(max(positions) + 1)[:, None] * 100.0 ** (-np.arange(d // 4) / (d // 4))
+    table = memory.array(np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32))
+    y, records = memory.padded(np.zeros((t, heads * d), np.float32)), memory.bytes(record_bytes(t, heads * d))
+    both = dict(q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads, head_dim=d,
+                rope_dim=d // 4 * 2, table=table, layer=64)  # fmt: skip
+    rig.row(f"rope_{kind}", barrier=LARGE, **both)
+    rig.row(f"attention_{kind}", **both, y=y, ldy=y.shape[1], scale=d**-0.5, window=0,
+            records=records if small and whole else None)  # fmt: skip
+    if not (small and whole):
+        rig.row("quantize", x=y, ldx=y.shape[1], records=records, groups=y.shape[1] // GROUP)
+    rig.run(threads)
+    return y, records, np.concatenate([page for pages in cache.pages for page in pages])

@@ -7,7 +7,7 @@ import pytest
 from kernels.harness import EMULATED, ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
 
 from lepton_edge.kernels.machine import instruction_set
-from lepton_edge.kernels.ops import WANTED
+from lepton_edge.kernels.ops import LARGE, WANTED
 from lepton_edge.quant.formats import FORMATS, get_format
 
 PACKED = ("q4", "q8")
@@ -197,3 +197,63 @@ def test_a_bad_token_does_not_touch_the_others(isa, format, bad):
     y = Product(isa, format, data, (40, 64), x).run(good=others)
     assert np.array_equal(y[others], right[others])
     assert not np.isfinite(y[6]).any()
+
+
+@each_isa
+@pytest.mark.parametrize("format", PACKED)
+@pytest.mark.parametrize("t", [1, 3, 21])
+def test_gated_is_two_products_and_their_swiglu(isa, format, t):
+    """Bit by bit, on any number of threads, whatever the sizes."""
+    for n, k in [(16, 32), (90, 70), (523, 64)]:
+        weights = [get_format(format).pack(normal(seed, n, k)) for seed in (1, 2)]
+        bias, found = normal(4, 1, n), []
+        for threads in (0, 1, 3):  # 0: the three rows by themselves
+            rig = Rig(isa, t)
+            m, ld, groups = rig.memory, pad(n), pad(k) // 32
+            x, biased = m.padded(normal(3, t, k)), m.padded(bias)
+            gate, up = (m.padded(np.zeros((t, n), np.float32)) for _ in range(2))
+            records, out = m.bytes(record_bytes(t, k)), m.bytes(record_bytes(t, n))
+            rig.row("quantize", x=x, ldx=x.shape[1], records=records, groups=groups)
+            w, up_w = (m.array(data) for data in weights)
+            rest = dict(x=records, own=0, blocks=pad(n, 16) // 16, groups=groups)
+            rest["block_bytes"] = len(w) // rest["blocks"]
+            if threads:
+                rig.row(f"gated_{format}", w=w, up_w=up_w, gate=gate, up=up, ldy=ld, bias=biased, up_bias=None,
+                        records=out, **rest)  # fmt: skip
+            else:
+                for weight, y, b in ((w, gate, biased), (up_w, up, None)):
+                    rig.row(f"matmul_{format}", w=weight, y=y, ldy=ld, rows=n, bias=b, accumulate=0, **rest)
+                rig.row("swiglu", gate=gate, up=up, ldx=ld, y=gate, ldy=ld, n=n, records=out, groups=ld // 32)
+            rig.run(max(threads, 1))
+            found.append((gate, up, out))
+        assert found[0][0][:, :n].any() and not found[0][0][:, n:].any()
+        for other in found[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("format", ["q4", "q8", "f32", "bf16"])
+@pytest.mark.parametrize("t", [1, 4])
+def test_threads_norm_for_themselves_in_small_steps(isa, format, t):
+    """No barrier between a norm and the product; each thread reads what it wrote, and all get the same."""
+    (n, k), found = (200, 70), []
+    for threads, small in ((1, False), (1, True), (3, True), (7, True)):
+        rig = Rig(isa, t, small=small)
+        m, copies = rig.memory, threads if small else 1
+        x, w = m.padded(normal(1, t, k)), m.array(get_format(format).pack(normal(2, n, k)))
+        h = m.padded(np.zeros((copies * t, k), np.float32))
+        records, y = m.bytes(record_bytes(copies * t, k)), m.padded(np.zeros((t, n), np.float32))
+        ld, packed = x.shape[1], format in PACKED
+        rig.row("rms_norm", barrier=LARGE, x=x, ldx=ld, weight=m.padded(normal(3, 1, k)), y=h, ldy=ld, n=k, eps=1e-5,
+                records=records if packed else None, groups=ld // 32, own=1)  # fmt: skip
+        blocks = pad(n, 16) // 16
+        rest = dict(x=records, blocks=blocks, groups=ld // 32, block_bytes=len(w) // blocks) if packed else dict(
+            x=h, ldx=ld, columns=k)  # fmt: skip
+        rig.row(f"matmul_{format}", w=w, y=y, ldy=y.shape[1], rows=n, bias=None, accumulate=0, own=1, **rest)
+        for _ in range(20):
+            h[:], records[:], y[:] = 0, 0, 0
+            rig.run(threads)
+            found.append(y.copy())
+            for copy in h.reshape(copies, t, ld):
+                assert np.array_equal(copy, h[:t]) and copy[:, :k].any()
+    assert all(np.array_equal(found[0], y) for y in found)

@@ -64,7 +64,7 @@ def lines(profile: "Profile", seconds: float, machine: "Limits", **run: Any) -> 
     found = []
     for op in [*ops, outside]:
         limit = least_seconds(op, machine)
-        rates = [amount / op.seconds / 1e9 if amount else 0.0 for amount in (op.nbytes, op.operations)]
+        rates = [amount / op.seconds / 1e9 if op.seconds else 0.0 for amount in (op.nbytes, op.operations)]
         found.append(
             Line(
                 **run,

@@ -8,6 +8,7 @@ than half.  So the waiting is measured, and a thread that costs more than it bri
 __all__ = ["Crew"]
 
 WEIGHT = 0.25  # of the newest step in the running share of time that is lost: a single late step changes nothing
+TRIAL = 4  # steps that a new number is tried for, at least: one of a long prompt takes longer than a hold
 FIRST_HOLD, LONGEST_HOLD = 0.25, 4.0  # s until a thread that was left out is tried again; doubles when that fails
 
 
@@ -18,7 +19,7 @@ class Crew:
         self.most = self.threads = most
         self._lost = 0.0
         self._hold = FIRST_HOLD
-        self._changed = 0.0
+        self._changed, self._steps = 0.0, 0  # when the number was changed, and steps since then
 
     def report(self, lost: float, now: float) -> None:
         """What came of a step: the share of its time that threads waited for late ones, and the time now, in s.
@@ -26,13 +27,16 @@ class Crew:
         One of n threads brings a speedup of n / (n - 1) at most, so it is left out where more than 1 / n is lost.
         """
         self._lost += WEIGHT * (lost - self._lost)
+        self._steps += 1
+        tried = now - self._changed >= self._hold and self._steps >= TRIAL
         if self.threads > 1 and self._lost > 1 / self.threads:
-            failed = self.threads < self.most or now - self._changed < self._hold
+            failed = self.threads < self.most or not tried
             self._hold = min(2 * self._hold, LONGEST_HOLD) if failed else FIRST_HOLD
             self._change(self.threads - 1, now)
-        elif self.threads < self.most and now - self._changed >= self._hold:
+        elif self.threads < self.most and tried:
             self._change(self.threads + 1, now)
 
     def _change(self, threads: int, now: float) -> None:
         # A new number starts half-way to being given up, so that a trial that fails is short.
-        self.threads, self._lost, self._changed = threads, 0.5 / threads, now
+        self.threads, self._lost = threads, 0.5 / threads
+        self._changed, self._steps = now, 0

@@ -64,6 +64,16 @@ def test_holds_double_up_to_four_seconds_and_begin_anew():
         run(crew, lambda n: 0.0, 20, start + 30)
 
 
+@pytest.mark.parametrize("step", [0.3, 3.0])
+def test_steps_longer_than_a_hold_are_no_trial_by_themselves(step):
+    """A long prompt's steps: a thread more is tried after some of them only, and rarely where that fails."""
+    crew, used = Crew(4), []
+    for i in range(400):
+        used.append(crew.threads)
+        crew.report(0.8 if crew.threads > 1 else 0.0, 100 + step * i)
+    assert used[200:].count(1) > 100 and max(used[200:]) == 2
+
+
 def test_threads_that_go_one_after_the_other():
     """Steps last longer than the first hold: that fewer than all threads had run says that the hold was too short."""
     crew, used = Crew(4), []

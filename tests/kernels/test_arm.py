@@ -90,6 +90,14 @@ def test_products_are_dot_product_instructions(compiled, op):
         assert not DOTS & set(loop) or not {"mul", "mla", "smull"} & set(loop)
 
 
+def test_the_probe_of_the_peak_is_dot_products(compiled):
+    """Each chain's group product: eight registers of 16 rows by four columns, four rows an instruction."""
+    isa, folder = compiled
+    (loop,) = inner_loops(instructions(folder / "probe_dot.s"))
+    assert loop.count("sdot" if isa.name == "neon" else "usdot") == isa.chains * 8 * 4
+    assert not {"mul", "mla", "smull"} & set(loop)
+
+
 @pytest.mark.parametrize("op", ["attention_f16", "embed_f16", "rope_f16"])
 def test_half_floats_are_converted_by_instructions(compiled, op):
     names = {line.split()[0] for line in instructions(compiled[1] / f"{op}.s")}

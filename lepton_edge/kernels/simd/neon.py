@@ -45,6 +45,11 @@ class Neon(Native):
         a, b = (self.b.bitcast(v, BYTES) for v in (a, b))
         return call(self.b, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, total, a, b)
 
+    def dot4(self, total: Value, a: Value, b: Value) -> Value:
+        """The bytes of a are below 128, as nibbles are: `dot` may read them as signed."""
+        quarters = ([self.quarter(v, i) for v in (total, a, b)] for i in range(4))
+        return self.join([self.dot(*operands) for operands in quarters])
+
     def codes(self, name: str, v: Value) -> Value:
         """A quarter of unpacked weights as `dot` takes them: q8 made signed."""
         return self.b.xor(v, constant(0x80808080 - (1 << 32), WORDS)) if name == "q8" else v

@@ -170,7 +170,7 @@ def subjects(spec: DecoderSpec, threads: int, isa: str, depth: int) -> Iterator[
         whole = format in (PLAIN[0], PACKED[0])
 
         def keep(op: OpTime, whole: bool = whole) -> bool:
-            return not is_attention(op) and (whole or op.op.startswith(("matmul", "embed")))
+            return not is_attention(op) and (whole or op.op.startswith(("matmul", "gated", "embed")))
 
         yield Subject(spec, format, CACHES[0], threads, isa, products, keep)
     for cache in CACHES:

@@ -45,7 +45,7 @@ def least_seconds(op: "OpTime", machine: "Limits") -> float:
     """The time that memory or arithmetic, whichever takes longer, allows for a product or attention; else 0."""
     if not op.operations:
         return 0.0
-    int8 = op.op.startswith("matmul") and not set(PACKED).isdisjoint(op.op.split("_"))
+    int8 = op.op.startswith(("matmul", "gated")) and not set(PACKED).isdisjoint(op.op.split("_"))
     return max(op.nbytes / machine.read, op.operations / (machine.int8 if int8 else machine.f32))
 
 

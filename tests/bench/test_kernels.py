@@ -42,8 +42,9 @@ def test_every_format_and_every_cache_is_measured(found):
     assert len(cases) >= len(found) - 30, "only small operations are measured for two formats"
     for format in (*PLAIN_FORMATS, *PACKED):
         for test, tokens in (("1 token", 1), ("8 tokens", 8), ("prefill", 20)):
-            one = cases[f"matmul_{format}", "gate", test]
-            assert (one.format, one.operations) == (format, tokens * 2 * 96 * 64)
+            packed = format in PACKED  # gate and up are one operation
+            one = cases[(f"gated_{format}", "gate up", test) if packed else (f"matmul_{format}", "gate", test)]
+            assert (one.format, one.operations) == (format, tokens * 2 * 96 * 64 * (1 + packed))
             assert len(one.samples) == 3 and min(one.samples) > 0 and one.barrier >= 0
             assert (f"embed_{format}", "embed", test) in cases
             assert ((f"matmul_{format}", "head", test) in cases) == (test != "prefill")

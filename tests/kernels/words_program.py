@@ -13,8 +13,11 @@ from lepton_edge.kernels import build
 isa, source, target = sys.argv[1:]
 build.prepare(isa)
 
+from numba import njit  # noqa: E402
+
 from lepton_edge.kernels.simd import words as w  # noqa: E402
 
+jit = njit(nogil=True, boundscheck=False, error_model="numpy")  # as `words.jit`, but Python may call it
 given, results = dict(np.load(source)), {}
 
 
@@ -22,7 +25,7 @@ def over(step, body):
     """Runs body(x address, y address) for every 16 elements; `step`: bytes of 16 of x, and of 16 of y."""
     dx, dy = step
 
-    @w.jit
+    @jit
     def run(x, y, count):
         for i in range(count):
             body(x + i * dx, y + i * dy)
@@ -39,13 +42,13 @@ def apply(name, x, dtype, body, per=16):
 
 
 def unary(word):
-    return w.jit(lambda x, y: w.store_f32(y, word(w.load_f32(x))))
+    return jit(lambda x, y: w.store_f32(y, word(w.load_f32(x))))
 
 
 def binary(word):
     """The first operand lies before the second, 16 floats each; two registers of x for one of y."""
 
-    @w.jit
+    @jit
     def body(x, y):
         w.store_f32(y, word(w.load_f32(x), w.load_f32(x + 64)))
 
@@ -63,21 +66,21 @@ f32, f16 = np.float32, np.uint16
 apply("exp", given["exp"], f32, unary(w.exp))
 apply("exp2", -np.abs(given["exp"]), f32, unary(w.exp2))
 apply("load_i8", np.resize(np.arange(-128, 128), given["exp"].size).astype(np.int8), f32,
-      w.jit(lambda x, y: w.store_f32(y, w.load_i8(x))))  # fmt: skip
+      jit(lambda x, y: w.store_f32(y, w.load_i8(x))))  # fmt: skip
 apply("sqrt", given["exp"], f32, unary(w.sqrt))
 apply("abs", given["floats"], f32, unary(w.vabs))
-apply("widen_f16", given["halves"], f32, w.jit(lambda x, y: w.store_f32(y, w.load_f16(x))))
-apply("widen_bf16", given["halves"], f32, w.jit(lambda x, y: w.store_f32(y, w.load_bf16(x))))
-apply("narrow_f16", given["floats"], f16, w.jit(lambda x, y: w.store_f16(y, w.load_f32(x))))
-apply("round_i8", given["small"], np.int8, w.jit(lambda x, y: w.store_i8(y, w.round_i32(w.load_f32(x)))))
+apply("widen_f16", given["halves"], f32, jit(lambda x, y: w.store_f32(y, w.load_f16(x))))
+apply("widen_bf16", given["halves"], f32, jit(lambda x, y: w.store_f32(y, w.load_bf16(x))))
+apply("narrow_f16", given["floats"], f16, jit(lambda x, y: w.store_f16(y, w.load_f32(x))))
+apply("round_i8", given["small"], np.int8, jit(lambda x, y: w.store_i8(y, w.round_i32(w.load_f32(x)))))
 apply("round_sum", given["rounds"], np.int32,
-      w.jit(lambda x, y: w.put_i32(y, w.reduce_add_i32(w.round_i32(w.load_f32(x))))), per=1)  # fmt: skip
-apply("reduce_add", given["floats"], f32, w.jit(lambda x, y: w.put_f32(y, w.reduce_add(w.load_f32(x)))), per=1)
-apply("reduce_max", given["small"], f32, w.jit(lambda x, y: w.put_f32(y, w.reduce_max(w.load_f32(x)))), per=1)
-apply("largest", given["floats"], f32, w.jit(lambda x, y: w.put_f32(y, w.largest(w.load_f32(x), w.load_f32(x)))), per=1)
+      jit(lambda x, y: w.put_i32(y, w.reduce_add_i32(w.round_i32(w.load_f32(x))))), per=1)  # fmt: skip
+apply("reduce_add", given["floats"], f32, jit(lambda x, y: w.put_f32(y, w.reduce_add(w.load_f32(x)))), per=1)
+apply("reduce_max", given["small"], f32, jit(lambda x, y: w.put_f32(y, w.reduce_max(w.load_f32(x)))), per=1)
+apply("largest", given["floats"], f32, jit(lambda x, y: w.put_f32(y, w.largest(w.load_f32(x), w.load_f32(x)))), per=1)
 for name, word in (("add", w.add), ("sub", w.sub), ("mul", w.mul), ("div", w.div), ("max", w.vmax), ("min", w.vmin)):
     pairs(name, word)
-pairs("fma", w.jit(lambda a, b: w.fma(a, b, a)))
+pairs("fma", jit(lambda a, b: w.fma(a, b, a)))
 
 
 LANES = w.ISA.lanes
@@ -87,7 +90,7 @@ def at_native_width(name, x, y, step, emit):
     """results[name] = y, as `emit(isa, x address, y address)` stores it; `step`: bytes of x and of y for each call."""
     dx, dy, body = *step, w.word(emit, w.void, w.i64, w.i64)
 
-    @w.jit
+    @jit
     def run(x, y, count):
         for i in range(count):
             body(x + i * dx, y + i * dy)
@@ -113,7 +116,7 @@ at_native_width("sum_four", numbers, np.zeros(numbers.size // LANES, f32), (16 *
                     *(isa.load_row("f32", x, 4 * LANES * i) for i in range(4)))))  # fmt: skip
 
 
-@w.jit
+@jit
 def some(kind, x, y, n):
     if kind == 0:
         w.store_f32(y, w.load_f32_some(x, n))
@@ -132,7 +135,7 @@ for kind in range(4):
         some(kind, x.ctypes.data, results["some"][kind, n].ctypes.data, n)
 
 
-@w.jit
+@jit
 def within(x, y, base, low, high):
     w.store_f32(y, w.within(w.load_f32(x), base, low, high, np.float32(-5)))
 
@@ -142,7 +145,7 @@ for y, (base, low, high) in zip(results["within"], given["limits"], strict=True)
     within(given["pairs"].ctypes.data, y.ctypes.data, base, low, high)
 
 
-@w.jit
+@jit
 def scalars(x, y):
     """Numbers of every width, read and written; lanes; an atomic counter."""
     for i in range(16):

@@ -240,7 +240,7 @@ def render(found: list[Measurement]) -> str:
         rows.append(
             [f"{one.op} {one.part}", one.test, one.cache if one.op.startswith(("attention", "rope")) else one.format,
              f"{one.seconds * 1e6:.1f}", f"{one.nbytes / one.seconds / 1e9:.1f}", gops,
-             f"{100 * one.barrier / max(one.seconds, 1e-12):.0f}%", "" if one.reached is None else f"{100 * one.reached:.0f}%"]
+             f"{100 * one.barrier / one.seconds:.0f}%", "" if one.reached is None else f"{100 * one.reached:.0f}%"]
         )  # fmt: skip
     headers = [first.shape, "test", "format", "us", "GB/s", "GOPS", "wait", "limit"]
     read, one, int8, f32 = (limit / 1e9 for limit in (first.read, first.read_one, first.int8, first.f32))

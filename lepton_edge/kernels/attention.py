@@ -284,14 +284,14 @@ def attention(name: str) -> Callable:
             out, state = partial(context, item, part, parts, chunks, padded)
         positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
         chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
-        clear(out, state, chunks, padded)
         start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
         queries = at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4
         if small(context):
-            queries = rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, keys)
+            queries = rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, final)
         load_queries(queries, at(row, LDQ), group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
+        clear(out, state, chunks, padded)
         for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):
             k = page_of(context, slot, base, at(row, LAYER)) + g * head_bytes(d)
             v, following = k + key_bytes(d), k

@@ -271,7 +271,7 @@ def test_registers_of_a_machine_that_this_is_not(isa, kind):
 
 @each_isa
 @each_kind
-@pytest.mark.parametrize("heads,kv_heads,d", [(4, 2, 16), (9, 3, 64), (2, 2, 40), (5, 1, 24)])
+@pytest.mark.parametrize("heads,kv_heads,d", [(4, 2, 16), (9, 3, 64), (2, 2, 40), (5, 1, 24), (400, 1, 64)])
 def test_small_steps_rotate_and_store_within_attention(isa, kind, heads, kv_heads, d):
     """Bit by bit what rope, attention and quantize give: of one to four sequences, short, at page borders, split."""
     for positions in [(0,), (700,), (128, 5), (127, 640, 3, 256)]:

@@ -240,96 +240,127 @@ def merge(final, final_state, out, state, rows, padded):
 # -- the kernel --------------------------------------------------------------------------------------------------------
 
 
+def fields(name: str) -> tuple[int, ...]:
+    """Offsets of the op's fields in its row."""
+    return tuple(field(f"attention_{name}", f) for f in ROW_FIELDS)
+
+
+def rope_kernel(name: str) -> Callable:
+    """A small step's part of `rope`: one token's queries that share a key head, and that head's key and value."""
+    Q, LDQ, K, V, LDK, _, _, HEAD_DIM, ROPE_DIM, TABLE, LAYER, *_ = fields(name)
+    store_head = store_kernel(name)
+
+    @jit
+    def run(row, context, t, g, group, position, slot, newest, target):
+        """Rotate the queries into `target`; `newest`: store the key and the value."""
+        d, dim = at(row, HEAD_DIM), at(row, ROPE_DIM)
+        angles, offset = at(row, TABLE) + position * dim * 4, t * at(row, LDK) * 4
+        if newest:
+            page = page_of(context, slot, position, at(row, LAYER))
+            store_head(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, target)
+        q = at(row, Q) + (t * at(row, LDQ) + g * group * d) * 4
+        for h in range(0, group * d * 4, d * 4):
+            copy(q + h, target + h, d)
+            rotate(target + h, target + h, dim, angles)
+
+    return run
+
+
+def page_kernel(name: str) -> Callable:
+    """All chunks of query rows of an item over one page, whose first position is `base`."""
+    kind = cache(name)
+    narrow, wide, as_floats = narrow_kernel(kind), wide_kernel(kind), widen(kind)
+    size, row_bytes, read_scales = kind.size, kind.row, widen_scales if name == "q8" else no_scales
+
+    @jit
+    def run(k, v, following, base, d, group, rows, positions, last, window, q, chunk_bytes, out, state, scratch):
+        scores, decay, limits, keys, values, scales = scratch
+        v_row = row_bytes(d)
+        padded = v_row // size
+        read_scales(v, v_row, d, scales)
+        if rows > NARROW_ROWS:
+            start = max(0, seen(positions, 0, window) - base) // 16 * 16
+            k, v = as_floats(k, v, v_row, d, padded, start, min(PAGE, last + 1 - base), keys, values, scales)
+        for c in range((rows + QUERY_ROWS - 1) // QUERY_ROWS):
+            here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
+            t0, t1 = c * QUERY_ROWS // group, (c * QUERY_ROWS + here - 1) // group
+            low, high = seen(positions, t0, window), get_i64(positions + 8 * t1)
+            b0, b1 = max(0, low - base) // 16 * 16, min(PAGE, high + 1 - base)
+            if b0 >= b1:
+                continue
+            until = base + (b1 + 15) // 16 * 16
+            masked = seen(positions, t1, window) > base + b0 or get_i64(positions + 8 * t0) + 1 < until
+            if masked:
+                for r in range(here):
+                    token = (c * QUERY_ROWS + r) // group
+                    put_i64(limits + 16 * r, seen(positions, token, window))
+                    put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
+            qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
+            if rows > NARROW_ROWS:
+                wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, scores, sums, oc, decay)
+            else:
+                narrow(here, qc, k, v, v_row, scales, following, d, padded, b0, b1, base, limits, masked, scores, sums,
+                       oc, decay)  # fmt: skip
+
+    return run
+
+
+@jit
+def merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
+    """Add up an item's parts, if all of them are done by now; -> whether they are."""
+    counter = at(context, PARTIALS) + 8 * item
+    if atomic_add(counter, 1) + 1 < parts:
+        return False
+    atomic_store(counter, 0)
+    clear(final, final_state, chunks, padded)
+    for i in range(parts):
+        out, state = partial(context, item, i, parts, chunks, padded)
+        merge(final, final_state, out, state, rows, padded)
+    return True
+
+
 def attention(name: str) -> Callable:
     """The kernel for a cache in f32, f16 or q8."""
-    op, kind = f"attention_{name}", cache(name)
-    Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER, Y, LDY, SCALE, WINDOW, RECORDS = (
-        field(op, f) for f in ROW_FIELDS
-    )
-    store_head = store_kernel(name)
-    narrow, wide, as_floats = narrow_kernel(kind), wide_kernel(kind), widen(kind)
+    kind, rope, page_of_item = cache(name), rope_kernel(name), page_kernel(name)
+    Q, LDQ, _, _, _, HEADS, KV_HEADS, HEAD_DIM, _, _, LAYER, Y, LDY, SCALE, WINDOW, RECORDS = fields(name)
     size, row_bytes, key_bytes, head_bytes = kind.size, kind.row, kind.keys, kind.head
-    load_queries, read_scales = (load_records, widen_scales) if name == "q8" else (load_floats, no_scales)
+    load_queries = load_records if name == "q8" else load_floats
     query_bytes = RECORD if name == "q8" else 4  # of a query row, for a group or for a column
 
     @jit
-    def rope(row, context, first, g, group, position, slot, newest, scratch):
-        """Of a small step: rotate the queries of one token's head into scratch, and store its key and value if it falls
-        to this part of the head's pages; -> where the queries are."""
-        d, dim = at(row, HEAD_DIM), at(row, ROPE_DIM)
-        angles, offset = at(row, TABLE) + position * dim * 4, first * at(row, LDK) * 4
-        if newest:
-            page = page_of(context, slot, position, at(row, LAYER))
-            store_head(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, scratch)
-        q = at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4
-        for h in range(group):
-            copy(q + h * d * 4, scratch + h * d * 4, d)
-            rotate(scratch + h * d * 4, scratch + h * d * 4, dim, angles)
-        return scratch
-
-    @jit
     def one(row, context, thread, item, part, parts):
-        d, kv_heads = at(row, HEAD_DIM), at(row, KV_HEADS)
-        tile, g = at(context, TILES) + item // kv_heads * 16, item % kv_heads
+        d, kv_heads, window, ldq = at(row, HEAD_DIM), at(row, KV_HEADS), at(row, WINDOW), at(row, LDQ)
+        tile, g, group = at(context, TILES) + item // kv_heads * 16, item % kv_heads, at(row, HEADS) // kv_heads
         first, tokens = get_i64(tile), get_i64(tile + 8)
-        group, window, v_row = at(row, HEADS) // kv_heads, at(row, WINDOW), row_bytes(d)
-        padded, rows = v_row // size, tokens * group
+        padded, rows = row_bytes(d) // size, tokens * group
         chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
         scores, decay, limits, keys, values, scales, q, final, final_state = places(
-            scratch, chunks, (d + GROUP - 1) // GROUP * GROUP
+            scratch, chunks, groups_of(d) * GROUP
         )
         out, state = final, final_state
         if parts > 1:
             out, state = partial(context, item, part, parts, chunks, padded)
         positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
-        chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
-        queries = at(row, Q) + (first * at(row, LDQ) + g * group * d) * 4
+        queries = at(row, Q) + (first * ldq + g * group * d) * 4
         if small(context):
-            queries = rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, final)
-        load_queries(queries, at(row, LDQ), group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
+            queries = final  # nothing lies there yet
+            rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, queries)
+        load_queries(queries, ldq, group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
+        chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         clear(out, state, chunks, padded)
         for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):
             k = page_of(context, slot, base, at(row, LAYER)) + g * head_bytes(d)
-            v, following = k + key_bytes(d), k
+            following = k
             if base + PAGE <= last:
                 following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * head_bytes(d)
-            read_scales(v, v_row, d, scales)
-            if rows > NARROW_ROWS:
-                k, v = as_floats(k, v, v_row, d, padded, max(0, start - base) // 16 * 16, min(PAGE, last + 1 - base),
-                                 keys, values, scales)  # fmt: skip
-            for c in range(chunks):
-                here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
-                t0, t1 = c * QUERY_ROWS // group, (c * QUERY_ROWS + here - 1) // group
-                low, high = seen(positions, t0, window), get_i64(positions + 8 * t1)
-                b0, b1 = max(0, low - base) // 16 * 16, min(PAGE, high + 1 - base)
-                if b0 >= b1:
-                    continue
-                until = base + (b1 + 15) // 16 * 16
-                masked = seen(positions, t1, window) > base + b0 or get_i64(positions + 8 * t0) + 1 < until
-                if masked:
-                    for r in range(here):
-                        token = (c * QUERY_ROWS + r) // group
-                        put_i64(limits + 16 * r, seen(positions, token, window))
-                        put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
-                qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
-                if rows > NARROW_ROWS:
-                    wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, scores, sums, oc,
-                         decay)  # fmt: skip
-                else:
-                    narrow(here, qc, k, v, v_row, scales, following, d, padded, b0, b1, base, limits, masked, scores,
-                           sums, oc, decay)  # fmt: skip
-        if parts > 1:
-            if atomic_add(at(context, PARTIALS) + 8 * item, 1) + 1 < parts:
-                return
-            atomic_store(at(context, PARTIALS) + 8 * item, 0)
-            clear(final, final_state, chunks, padded)
-            for i in range(parts):
-                out, state = partial(context, item, i, parts, chunks, padded)
-                merge(final, final_state, out, state, rows, padded)
+            page_of_item(k, k + key_bytes(d), following, base, d, group, rows, positions, last, window, q, chunk_bytes,
+                         out, state, (scores, decay, limits, keys, values, scales))  # fmt: skip
+        if parts > 1 and not merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
+            return
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
         store_outputs(final, final_state, y, at(row, LDY), group, rows, d, padded)
         if at(row, RECORDS) != 0:  # then the columns of this item are whole groups

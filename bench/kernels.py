@@ -92,7 +92,7 @@ class Measurement:
     def reached(self) -> float | None:
         """The share of the machine's limit; None for what works in the caches and has none."""
         time = OpTime(self.op, self.part, 1, self.seconds, self.barrier, self.nbytes, self.operations)
-        return least_seconds(time, Limits(self.read, self.int8, self.f32)) / self.seconds or None
+        return least_seconds(time, Limits(self.read, self.int8, self.f32)) / (self.seconds or np.inf) or None
 
     def line(self) -> str:
         """The measurement as one line of JSON, with the figures that follow from it."""
@@ -236,11 +236,12 @@ def render(found: list[Measurement]) -> str:
     order = {test.name: i for i, test in enumerate(tests(0))}
     rows = []
     for one in sorted(found, key=lambda one: order.get(one.test, len(order))):
-        gops = f"{one.operations / one.seconds / 1e9:.1f}" if one.operations else ""
+        seconds = one.seconds or np.inf  # a row may be too short for the clock
+        gops = f"{one.operations / seconds / 1e9:.1f}" if one.operations else ""
         rows.append(
             [f"{one.op} {one.part}", one.test, one.cache if one.op.startswith(("attention", "rope")) else one.format,
-             f"{one.seconds * 1e6:.1f}", f"{one.nbytes / one.seconds / 1e9:.1f}", gops,
-             f"{100 * one.barrier / one.seconds:.0f}%", "" if one.reached is None else f"{100 * one.reached:.0f}%"]
+             f"{one.seconds * 1e6:.1f}", f"{one.nbytes / seconds / 1e9:.1f}", gops,
+             f"{100 * one.barrier / seconds:.0f}%", "" if one.reached is None else f"{100 * one.reached:.0f}%"]
         )  # fmt: skip
     headers = [first.shape, "test", "format", "us", "GB/s", "GOPS", "wait", "limit"]
     read, one, int8, f32 = (limit / 1e9 for limit in (first.read, first.read_one, first.int8, first.f32))

@@ -12,7 +12,7 @@ import numpy as np
 
 from .cache import Cache, groups_of
 from .common import get_f32
-from .layout import GROUP, KEY_BYTES, PAGE, RECORD
+from .layout import GROUP, PAGE, Q8_GROUP, RECORD
 from .simd.words import (
     ISA,
     add,
@@ -99,11 +99,11 @@ def score_codes(width: int, ahead: bool) -> Callable:
     @jit
     def run(q, k, v, d, b0, b1, scores):
         groups = groups_of(d)
-        stride = groups * KEY_BYTES
+        stride = groups * Q8_GROUP
         for b in range(b0 // step * step, b1, step):
             total, block = zero(), k + b // 16 * stride
             for g in range(groups):
-                total = group(total, q + g * width * RECORD, block + g * KEY_BYTES, stride, v - k)
+                total = group(total, q + g * width * RECORD, block + g * Q8_GROUP, stride, v - k)
             store(total, scores + b * 4)
 
     return run

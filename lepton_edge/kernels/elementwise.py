@@ -75,7 +75,7 @@ def gather(row, context, thread, m, wanted):
 
 
 @jit
-def gated(gate, up, y, g0, g1):
+def swiglu_groups(gate, up, y, g0, g1):
     """y = gate * sigmoid(gate) * up (Shazeer 2020) in the groups g0..g1 of a token's row."""
     one = splat(F1)
     for i in range(g0 * GROUP * 4, g1 * GROUP * 4, 64):
@@ -100,7 +100,7 @@ def swiglu(row, context, thread):
         offset = t * at(row, SWIGLU_LDX) * 4
         gate, up = at(row, SWIGLU_GATE) + offset, at(row, SWIGLU_UP) + offset
         y = at(row, SWIGLU_Y) + t * at(row, SWIGLU_LDY) * 4
-        gated(gate, up, y, first, last)
+        swiglu_groups(gate, up, y, first, last)
         if records != 0 and first < last:
             quantize_row(y, records, groups, first, last, t, tokens)
 

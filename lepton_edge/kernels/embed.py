@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from .common import F0, at, each_token
-from .layout import BLOCK, GROUP, IDS, SCALES
+from .layout import BLOCK, GROUP, IDS, Q4_GROUP, Q8_GROUP, SCALES
 from .ops import field
 from .simd.words import (
     get_i64,
@@ -74,7 +74,7 @@ def copy_q8(w, token, y, n, groups, block_bytes):
         for c in range(min(GROUP, n - g * GROUP)):
             value = get_u8(block + SCALES + c // 4 * 64 + r * 4 + c % 4) - 128
             put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
-        block += SCALES + 512
+        block += Q8_GROUP
 
 
 @jit
@@ -86,7 +86,7 @@ def copy_q4(w, token, y, n, groups, block_bytes):
             byte = get_u8(block + SCALES + c // 8 * 64 + r * 4 + c % 4)
             value = (byte >> (c % 8 // 4 * 4) & 15) - 8
             put_f32(y + (g * GROUP + c) * 4, np.float32(value) * scale)
-        block += SCALES + 256
+        block += Q4_GROUP
 
 
 KERNELS = {

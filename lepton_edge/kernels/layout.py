@@ -4,6 +4,7 @@
 GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
 SCALES = 2 * BLOCK  # bytes of a group's scales, one a row; its codes follow
+Q4_GROUP, Q8_GROUP = SCALES + BLOCK * GROUP // 2, SCALES + BLOCK * GROUP  # bytes of a group of 16 rows
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
 # Row-major weights: the sums over the lanes are taken after so many columns at most; as floats, a panel of so many rows
@@ -18,7 +19,6 @@ PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 # scales and codes + 128 as [8][16 positions][4 columns].  V as codes [PAGE][groups * 32], then f16
 # scales as [groups][PAGE].
 PAGE = 128  # positions in a page
-KEY_BYTES = BLOCK * (2 + GROUP)  # of a group of columns of 16 positions of K in q8
 MAX_QUERY_ROWS = 8  # query rows (token x head) that share a register of keys or values, on any instruction set
 QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
 STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together

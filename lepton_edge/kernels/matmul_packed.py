@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 from .common import at, copy_of, count, quantize_row, take
-from .elementwise import gated
-from .layout import GROUP, RECORD, SCALES, THREADS
+from .elementwise import swiglu_groups
+from .layout import GROUP, Q4_GROUP, Q8_GROUP, RECORD, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
 
-GROUP_BYTES = {"q4": SCALES + 256, "q8": SCALES + 512}
+GROUP_BYTES = {"q4": Q4_GROUP, "q8": Q8_GROUP}
 FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 1.1 to 1.2 times as fast
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
 ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "own", "blocks", "groups", "block_bytes")
@@ -176,7 +176,7 @@ def gated_matmul(name: str) -> Callable:
             g0, g1 = b0 // 2, (b1 + 1) // 2
             for t in range(tokens):
                 gate_t = gate + t * ldy
-                gated(gate_t, up + t * ldy, gate_t, g0, g1)
+                swiglu_groups(gate_t, up + t * ldy, gate_t, g0, g1)
                 if records != 0:
                     quantize_row(gate_t, records, ldy // (4 * GROUP), g0, g1, t, tokens)
             b0 = following

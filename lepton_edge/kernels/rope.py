@@ -11,7 +11,7 @@ import numpy as np
 
 from .cache import cache, groups_of, page_of
 from .common import F0, F1, at, each_token, small
-from .layout import GROUP, KEY_BYTES, PAGE, POSITIONS, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
+from .layout import GROUP, PAGE, POSITIONS, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
 from .ops import field
 from .simd.words import (
     fma,
@@ -105,12 +105,12 @@ def put_group(x, codes, scale):
 @jit
 def put_q8_head(k, v, position, d, scratch, values):
     groups = groups_of(d)
-    block, i = k + position // 16 * groups * KEY_BYTES, position % 16
+    block, i = k + position // 16 * groups * Q8_GROUP, position % 16
     codes = scratch + groups * GROUP * 4
     for g in range(groups):
-        put_group(scratch + g * GROUP * 4, codes, block + g * KEY_BYTES + i * 2)
+        put_group(scratch + g * GROUP * 4, codes, block + g * Q8_GROUP + i * 2)
         for c in range(0, GROUP, 4):
-            put_i32(block + g * KEY_BYTES + SCALES + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
+            put_i32(block + g * Q8_GROUP + SCALES + c * 16 + i * 4, get_i32(codes + c) ^ 0x80808080)
     copy(values, scratch, d)
     value_scales = v + PAGE * groups * GROUP
     for g in range(groups):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import PAGE, RECORD
+from ..kernels.layout import PAGE, RECORD, SMALL
 from ..kernels.ops import OPS, TOKENS
 from .batch import Batch
 from .table import Program, Row
@@ -23,10 +23,11 @@ def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
     layers = sum(row.op.startswith("attention") for row in program.rows)
     position_bytes = program.page_bytes // max(1, layers * PAGE)  # of one layer
     ids, slots, positions, picks = batch
+    small = len(ids) == len(set(slots.tolist())) <= SMALL
     found = np.zeros((len(program.rows), 2))
     for i, row in enumerate(program.rows):
         tokens = len(ids) if row.count == TOKENS else len(picks)
-        if tokens == 0:
+        if tokens == 0 or (small and row.op.startswith("rope")):  # of a small step, attention does that
             continue
         kind = row.op.partition("_")[0]
         if row.products:

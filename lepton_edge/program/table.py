@@ -102,6 +102,11 @@ class Program:
         used = {name for row in self.rows for name in row.products}
         return sum(self.weights[name].data.nbytes for name in used)
 
+    def copied(self) -> set[str]:
+        """The activations of which every thread has its own in a small step."""
+        rows = [row.values for row in self.rows if row.op == "rms_norm" and row.values["own"]]
+        return {str(values[name]) for values in rows for name in ("y", "records") if values[name] is not None}
+
     def ops(self) -> list[str]:
         """The ops that the program uses, each once."""
         return list(dict.fromkeys(row.op for row in self.rows))

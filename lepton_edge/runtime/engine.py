@@ -63,10 +63,13 @@ class Engine:
         self._step_bytes = program.step_bytes  # adding them up takes 0.4 ms for 30 layers
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
+        copied = program.copied()
         self._buffers = {
-            b.name: aligned_zeros(b.token_bytes * ((MAX_BATCH if b.count == TOKENS else MAX_WANTED) + SMALL * threads))
+            b.name: aligned_zeros(b.token_bytes * (
+                (MAX_BATCH if b.count == TOKENS else MAX_WANTED) + (SMALL * threads if b.name in copied else 0)
+            ))
             for b in program.buffers.values()
-        }
+        }  # fmt: skip
         angles = aligned_zeros(program.context * spec.rope.dim * 4)
         self._rope: NDArray[np.float32] = angles.view(np.float32).reshape(program.context, spec.rope.dim)
         self._rope_filled = 0
@@ -252,8 +255,7 @@ class Engine:
 
     def _wanted(self, name: str) -> Array:
         """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
-        each = self.program.buffers[name].token_bytes
-        return self._buffers[name][: MAX_WANTED * each].reshape(MAX_WANTED, -1)
+        return self._buffers[name].reshape(MAX_WANTED, -1)
 
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
@@ -284,7 +286,8 @@ class Engine:
         if self._profile is not None:
             self._pool.drain()  # every thread has written its last stamp
             self._profile.add((ids, slots, positions, picks), int(self._context[ROWS // 8]), started, ended)
-        self._crew.report(self._pool.lost(threads), ended)
+        else:
+            self._crew.report(self._pool.lost(threads), ended)
         self._pages.lengths.update(ends)
 
     def _cut_tiles(self, slots: list[int]) -> int:

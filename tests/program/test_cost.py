@@ -56,5 +56,7 @@ def test_small_rows_move_their_activations():
     assert by_row(PLAIN, "f32", "f16", 3, [0] * 3, range(3), [2])["swiglu", ""] == (3 * (384 + 384 + 384), 0)
     assert found["gather", "head"] == (512, 0)
     assert found["embed_q8", "embed"] == (3 * (256 + 2 * 544 // 16), 0), "and a row of the table"
+    one = by_row(PLAIN, "q8", "f16", 2, [0, 1], [0, 7], [])
+    assert one["rope_f16", ""] == (0, 0), "of a small step, attention does that"
     # q, k and v of 64, 32 and 32 columns, and the position's keys and values in the cache.
     assert found["rope_f16", ""] == (3 * (256 + 128 + 128 + 2 * 32 * 2), 0)

@@ -46,7 +46,7 @@ class Neon(Native):
         return call(self.b, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, total, a, b)
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
-        """The bytes of a are below 128, as nibbles are: `dot` may read them as signed."""
+        """Bytes of a below 128 are the same to `dot`, which reads them as signed."""
         quarters = ([self.quarter(v, i) for v in (total, a, b)] for i in range(4))
         return self.join([self.dot(*operands) for operands in quarters])
 

@@ -390,7 +390,7 @@ class Portable:
         return self.b.shl(v, constant(n, VI)) if n else v
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
-        """total[lane] += sum over the lane's 4 bytes of unsigned a * signed b."""
+        """total[lane] += sum over the lane's 4 bytes of a * b; b is signed, and the bytes of a are below 128."""
         for shift in (0, 8, 16, 24):
             left = self.b.and_(self.b.lshr(a, constant(shift, VI)), constant(255, VI))
             right = self.b.ashr(self.b.shl(b, constant(24 - shift, VI)), constant(24, VI))

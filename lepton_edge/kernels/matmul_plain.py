@@ -149,20 +149,21 @@ def chunks(kind: Kind) -> Callable:
 
 
 def rows_kernel(kind: Kind) -> Callable:
-    """One token and `rows` rows, a multiple of four, where they lie."""
+    """One token and `rows` rows, a multiple of four, where they lie.  `following`: the row that comes after these."""
     size, step, wide = kind.size, kind.columns, 64 // kind.size  # a cache line has `wide` columns
     zero, store, chunk_of = zeros(ROWS, f32xn), add_sums(1), chunks(kind)
     whole, ragged = row_products(kind, wide // kind.columns), ragged_products(kind)
 
     @jit
-    def run(x, w, columns, y, bias, accumulate, rows):
+    def run(x, w, columns, y, bias, accumulate, rows, following):
         ldw, chunk = columns * size, chunk_of(columns)
         for r in range(0, rows, ROWS):
+            ahead = (ROWS if r + ROWS < rows else following - r) * ldw
             for k in range(0, columns, chunk):
                 n = min(chunk, columns - k)
                 total, xk, wk = zero(), x + k * 4, w + (r * columns + k) * size
                 for _ in range(n // wide):
-                    total = whole(total, xk, wk, ldw, ROWS * ldw)
+                    total = whole(total, xk, wk, ldw, ahead)
                     xk += wide * 4
                     wk += wide * size
                 for left in range(n % wide, 0, -step):
@@ -256,22 +257,22 @@ def matmul(name: str) -> Callable:
         if tokens == 1:
             share = max(1, min(n // (at(context, THREADS) * 4), SHARE_BYTES // (columns * size)))
             share = (share + ROWS - 1) // ROWS * ROWS
-        while True:
-            r = take(row, context, share)
-            if r >= n:
-                break
-            rows = min(share, n - r)
+        r = take(row, context, share)
+        while r < n:
+            following = take(row, context, share)  # so early that its weights can be fetched
+            rows, ahead = min(share, n - r), (following if following < n else r) - r
             while rows > 0:
                 w, y = at(row, W) + r * columns * size, at(row, Y) + r * 4
                 bias = at(row, BIAS) + r * 4 if at(row, BIAS) != 0 else 0
                 done = rows // ROWS * ROWS
                 if tokens == 1 and done > 0:
-                    in_place(x, w, columns, y, bias, accumulate, done)
+                    in_place(x, w, columns, y, bias, accumulate, done, ahead)
                 else:
                     done = rows
                     in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
                 r += done
                 rows -= done
+            r = following
 
     return kernel
 

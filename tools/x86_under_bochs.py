@@ -65,10 +65,10 @@ export PATH=/bin HOME=/tmp LEPTON_CACHE=/cache PYTHONDONTWRITEBYTECODE=1 OPENBLA
 def compile_kernels(isas: Iterable[str]) -> list[Path]:
     """The folders of the compiled kernels of each set; none of them runs here."""
     from lepton_edge.kernels.library import kernels, object_folder
-    from lepton_edge.kernels.ops import OPS
+    from lepton_edge.kernels.ops import OPS, PROBES
 
     for isa in isas:
-        kernels([*OPS, "walk"], isa, print)
+        kernels([*OPS, "walk", *PROBES], isa, print)
     return [object_folder(isa) for isa in isas]
 
 

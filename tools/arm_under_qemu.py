@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from lepton_edge.kernels.library import cache_folder  # noqa: E402
-from lepton_edge.kernels.ops import OPS  # noqa: E402
+from lepton_edge.kernels.ops import OPS, PROBES  # noqa: E402
 
 SUITE, PYTHON = "bookworm", "3.11"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -120,7 +120,7 @@ for isa in available():
         isa, place = line.split(" ", 1)
         folder = Path(place)
         folder.mkdir(parents=True, exist_ok=True)
-        missing = [op for op in (*OPS, "walk") if not (folder / f"{op}.o").exists()]
+        missing = [op for op in (*OPS, "walk", *PROBES) if not (folder / f"{op}.o").exists()]
         if missing:
             print(f"compiling {len(missing)} kernels for {isa}", flush=True)
             subprocess.run([sys.executable, "-c", build, isa, folder, *missing], cwd=REPOSITORY, check=True)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "numpy.libs", "llvmlite", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments",
             "hypothesis", "sortedcontainers", "tokenizers", "safetensors")  # fmt: skip
 MODULES = ("py.py", "_hypothesis_globals.py", "_hypothesis_ftz_detector.py", "_hypothesis_pytestplugin.py")
-VERSIONS = ("numba", "llvmlite", "numpy", "pytest", "hypothesis")  # whose metadata is asked for
+VERSIONS = ("numba", "llvmlite", "numpy", "pytest", "pluggy", "hypothesis")  # whose metadata is asked for
 SETS = ("avx512bf16", "avx512", "avxvnni")
 # A few minutes under emulation: every format and set, exact integers, ragged shapes of two row counts, bad tokens.
 DEFAULT = ("tests/kernels/test_matmul.py", "-k", "(avx512 or avxvnni) and "
@@ -65,10 +65,10 @@ export PATH=/bin HOME=/tmp LEPTON_CACHE=/cache PYTHONDONTWRITEBYTECODE=1 OPENBLA
 def compile_kernels(isas: Iterable[str]) -> list[Path]:
     """The folders of the compiled kernels of each set; none of them runs here."""
     from lepton_edge.kernels.library import kernels, object_folder
-    from lepton_edge.kernels.ops import OPS
+    from lepton_edge.kernels.ops import OPS, PROBES
 
     for isa in isas:
-        kernels([*OPS, "walk"], isa, print)
+        kernels([*OPS, "walk", *PROBES], isa, print)
     return [object_folder(isa) for isa in isas]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lepton_edge.kernels.layout import GROUP, PROBE_BYTES
 from lepton_edge.kernels.library import callable_kernel, kernels
 from lepton_edge.kernels.machine import instruction_set
+from lepton_edge.kernels.ops import PROBES
 
 __all__ = ["Limits", "Probes", "best", "limits"]
 
@@ -34,7 +35,7 @@ class Probes:
     """The probes of one instruction set on `threads` threads, each reading its own part of 256 MiB."""
 
     def __init__(self, isa: str, threads: int, notify: Callable[[str], None] | None = None) -> None:
-        found = kernels(("probe_read", "probe_dot", "probe_fma"), isa, notify)
+        found = kernels(PROBES, isa, notify)
         self._read, self._dot, self._fma = (callable_kernel(address) for address in found.values())
         self._threads, self._chains = threads, instruction_set(isa).chains
         self._operands = np.zeros((threads, PROBE_BYTES), np.uint8)

@@ -8,8 +8,8 @@ here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are 
 from dataclasses import dataclass
 
 __all__ = [
-    "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "ROW", "TOKENS", "WANTED",
-    "Op", "field",
+    "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES", "ROW", "TOKENS",
+    "WANTED", "Op", "field",
 ]  # fmt: skip
 
 ROW = 20
@@ -36,6 +36,7 @@ def _op(name: str, spec: str) -> Op:
     return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words))
 
 
+PROBES = ("probe_read", "probe_dot", "probe_fma")  # kernels that are no ops: they measure the machine (`probe.py`)
 PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8")
 
 OPS: dict[str, Op] = {

@@ -1,15 +1,17 @@
 """All kernels are compiled before the first test, for every instruction set: together it takes half as long."""
 
 import pytest
-from kernels.harness import EMULATED, ISAS
+from kernels.harness import EMULATED, FOREIGN, ISAS
 
 from lepton_edge.kernels.library import kernels
-from lepton_edge.kernels.ops import OPS
+from lepton_edge.kernels.ops import OPS, PROBES
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled() -> None:
     for isa in ISAS:
-        kernels([*OPS, "walk"], isa)
+        kernels([*OPS, "walk", *PROBES], isa)
     for isa in EMULATED:
-        kernels([*(op for op in OPS if op.startswith("matmul")), "quantize", "walk"], isa)
+        kernels([*(op for op in OPS if op.startswith(("matmul", "gated"))), "quantize", "walk"], isa)
+    for isa in FOREIGN:
+        kernels(["matmul_q4", "matmul_q8", "quantize", "walk"], isa)

@@ -25,6 +25,8 @@ ISAS = available()
 # Sets that an x86 CPU lacks: their tiles, lanes and order of sums, with the instructions that it has.
 EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni")
                  if n not in ISAS and instruction_set(n).machine == architecture())  # fmt: skip
+# Sets of another architecture, whose products of packed weights alone have lanes of their own.
+FOREIGN = tuple(f"{n}@{ISAS[0]}" for n in ("i8mm", "neon") if instruction_set(n).machine != architecture())
 U = 2.0**-24  # the relative error of one float32 operation, at most
 GUARD = 0xFF  # as floats of any width: NaN
 

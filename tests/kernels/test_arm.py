@@ -11,7 +11,7 @@ from processes import run_python
 
 from lepton_edge.kernels.build import ALLOWED
 from lepton_edge.kernels.machine import instruction_set
-from lepton_edge.kernels.ops import OPS
+from lepton_edge.kernels.ops import OPS, PROBES
 
 SETS = ("neon", "i8mm")
 PROGRAM = Path(__file__).parent / "arm_program.py"
@@ -52,8 +52,7 @@ def test_inner_loops():
 
 def test_every_kernel_is_an_aarch64_object(compiled):
     _, folder = compiled
-    probes = {"probe_dot", "probe_fma", "probe_read"}
-    assert {path.stem for path in folder.glob("*.o")} == {*OPS, "walk", *probes}
+    assert {path.stem for path in folder.glob("*.o")} == {*OPS, "walk", *PROBES}
     for path in folder.glob("*.o"):
         code = path.read_bytes()
         assert code[:6] == b"\x7fELF\x02\x01" and int.from_bytes(code[18:20], "little") == 183, path.name  # EM_AARCH64

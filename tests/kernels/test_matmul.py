@@ -4,7 +4,7 @@ from itertools import cycle, product
 
 import numpy as np
 import pytest
-from kernels.harness import EMULATED, ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
+from kernels.harness import EMULATED, FOREIGN, ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
 
 from lepton_edge.kernels.machine import instruction_set
 from lepton_edge.kernels.ops import LARGE, WANTED
@@ -12,8 +12,11 @@ from lepton_edge.quant.formats import FORMATS, get_format
 
 PACKED = ("q4", "q8")
 N, K, T = (1, 15, 16, 17, 40, 67), (1, 31, 32, 33, 64, 100, 256), (1, 2, 3, 5, 8, 9, 16, 21, 29)
-each_isa = pytest.mark.parametrize("isa", [*ISAS, *EMULATED])
-each_format = pytest.mark.parametrize("format", FORMATS)
+each_packed = pytest.mark.parametrize("isa,format", list(product((*ISAS, *EMULATED, *FOREIGN), PACKED)))
+each_case = pytest.mark.parametrize("isa,format", [
+    (isa, format) for isa, format in product((*ISAS, *EMULATED, *FOREIGN), FORMATS)
+    if format in PACKED or isa not in FOREIGN
+])  # fmt: skip
 
 
 class Product:
@@ -83,8 +86,7 @@ def normal(seed, *shape, scale=1.0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
-@each_isa
-@each_format
+@each_case
 @pytest.mark.parametrize("n", N)
 def test_ragged_shapes(isa, format, n):
     options = cycle(product((False, True), (False, True)))  # nine token counts: over the shapes, each meets all four
@@ -97,8 +99,7 @@ def test_ragged_shapes(isa, format, n):
             case.check()
 
 
-@each_isa
-@each_format
+@each_case
 @pytest.mark.parametrize("threads", [2, 3, 4])
 def test_threads_do_not_matter(isa, format, threads):
     for (n, k), t in product([(1, 33), (67, 100), (523, 64)], (1, 9, 21)):
@@ -109,8 +110,7 @@ def test_threads_do_not_matter(isa, format, threads):
         assert np.array_equal(case.run(threads), alone)
 
 
-@each_isa
-@each_format
+@each_case
 @pytest.mark.parametrize("shape", [(80, 8192), (1040, 96)])
 def test_many_panels(isa, format, shape):
     """Weights beyond the bytes of a panel, and more panels than threads."""
@@ -118,8 +118,7 @@ def test_many_panels(isa, format, shape):
     Product(isa, format, few, shape, normal(4, 13, shape[1]), bias=normal(5, shape[0])).check(threads=2)
 
 
-@each_isa
-@each_format
+@each_case
 @pytest.mark.parametrize("w_scale", [1e-4, 1.0, 1e3])
 @pytest.mark.parametrize("x_scale", [1e-20, 1.0, 1e20])
 def test_scales(isa, format, w_scale, x_scale):
@@ -127,8 +126,7 @@ def test_scales(isa, format, w_scale, x_scale):
     Product(isa, format, data, (33, 100), normal(2, 9, 100, scale=x_scale)).check()
 
 
-@each_isa
-@each_format
+@each_case
 def test_zeros(isa, format):
     for w, x in ((0, 1), (1, 0), (0, 0)):
         data = get_format(format).pack(np.full((40, 64), w, np.float32))
@@ -136,8 +134,7 @@ def test_zeros(isa, format):
         assert not y.any()
 
 
-@each_isa
-@each_format
+@each_case
 def test_a_batch_of_wanted_tokens(isa, format):
     """Rows that run over the wanted tokens take that count, and leave the other tokens' rows alone."""
     data = get_format(format).pack(normal(1, 20, 64))
@@ -146,8 +143,7 @@ def test_a_batch_of_wanted_tokens(isa, format):
     assert (case.y[3:, :20] == 7).all()
 
 
-@each_isa
-@pytest.mark.parametrize("format", PACKED)
+@each_packed
 @pytest.mark.parametrize("pattern", ["low", "high", "alternating", "random", "hostile"])
 def test_extreme_integers_are_exact(isa, format, pattern):
     """Codes and activations at their limits, all scales 1: every sum is an integer below 2^24, so y must be exact.
@@ -173,8 +169,7 @@ def test_extreme_integers_are_exact(isa, format, pattern):
     assert np.array_equal(y, x @ codes.T)
 
 
-@each_isa
-@pytest.mark.parametrize("format", PACKED)
+@each_packed
 def test_every_code_has_its_own_weight(isa, format):
     """One column at a time: W x picks single codes out of the layout, so a swapped byte or nibble shows."""
     low, high = (-8, 7) if format == "q4" else (-127, 127)
@@ -185,8 +180,7 @@ def test_every_code_has_its_own_weight(isa, format):
     assert np.array_equal(case.run(), 127 * (codes * scales.repeat(32, axis=1)).T)
 
 
-@each_isa
-@each_format
+@each_case
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_token_does_not_touch_the_others(isa, format, bad):
     data = get_format(format).pack(normal(1, 40, 64))
@@ -199,7 +193,7 @@ def test_a_bad_token_does_not_touch_the_others(isa, format, bad):
     assert not np.isfinite(y[6]).any()
 
 
-@each_isa
+@pytest.mark.parametrize("isa", [*ISAS, *EMULATED])
 @pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize("t", [1, 3, 21])
 def test_gated_is_two_products_and_their_swiglu(isa, format, t):

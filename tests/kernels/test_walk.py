@@ -118,7 +118,10 @@ def test_clocks(isa):
     chain.end(first, chain.start(1))
     assert not stamps[2].any() and not stamps[:, 4, 1].any()
     for own in stamps[:2].reshape(2, -1)[:, :-1]:
-        assert own[0] > 0 and (np.diff(own) > 0).all()
+        assert own[0] > 0 and (np.diff(own) >= 0).all()
+    # A clock may tick 16 times a microsecond only (ARM's), but a row of 32 KiB, or 16 of two threads, takes longer.
+    assert ((stamps[:2, :4, 1] - stamps[:2, :4, 0]).sum(axis=0) > 0).all()
     waits = stamps[:2, 1:, 0] - stamps[:2, :-1, 1]
+    assert waits[0, 0] > 0
     # Thread 0 did all of row 0, then waited for thread 1 to come: of all waits this one must be the longest.
     assert waits.argmax() == 0

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .neon import BYTES, WORDS, Neon
-from .portable import Value, call, constant
+from .neon import WORDS, Neon
+from .portable import Value, constant
 
 LOW, HIGH, EVEN, ODD = ([0, 4, 1, 5], [2, 6, 3, 7], [0, 2, 4, 6], [1, 3, 5, 7])
 
@@ -21,13 +21,11 @@ class I8MM(Neon):
 
     def dot(self, total: Value, a: Value, b: Value) -> Value:
         """As in Neon, but a is unsigned."""
-        a, b = (self.b.bitcast(v, BYTES) for v in (a, b))
-        return call(self.b, "llvm.aarch64.neon.usdot.v4i32.v16i8", WORDS, total, a, b)
+        return self.instruction("usdot", total, a, b)
 
     def matrix(self, total: Value, a: Value, b: Value) -> Value:
         """total + a b^T, lane 2 i + j for row i of a, unsigned, and row j of b, signed; rows are 8 bytes."""
-        a, b = (self.b.bitcast(v, BYTES) for v in (a, b))
-        return call(self.b, "llvm.aarch64.neon.usmmla.v4i32.v16i8", WORDS, total, a, b)
+        return self.instruction("usmmla", total, a, b)
 
     def pick(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         return self.b.shuffle_vector(a, b, constant(lanes, WORDS))

@@ -40,10 +40,14 @@ class Neon(Native):
             parts = [self.b.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
         return parts[0]
 
+    def instruction(self, name: str, total: Value, a: Value, b: Value) -> Value:
+        """What this instruction adds to four words from the products of 16 bytes of a with 16 of b."""
+        a, b = (self.b.bitcast(v, BYTES) for v in (a, b))
+        return call(self.b, f"llvm.aarch64.neon.{name}.v4i32.v16i8", WORDS, total, a, b)
+
     def dot(self, total: Value, a: Value, b: Value) -> Value:
         """total[lane] += sum over the lane's 4 bytes of a * b, four lanes; a must be signed, or below 128."""
-        a, b = (self.b.bitcast(v, BYTES) for v in (a, b))
-        return call(self.b, "llvm.aarch64.neon.sdot.v4i32.v16i8", WORDS, total, a, b)
+        return self.instruction("sdot", total, a, b)
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
         """Bytes of a below 128 are the same to `dot`, which reads them as signed."""
@@ -72,7 +76,7 @@ class Neon(Native):
                 for t, product in enumerate(self.products(starts, codes, columns)):
                     factor = self.b.fmul(scale, x_scales[t])
                     product, old = self.b.sitofp(product, FLOATS), sums[t * blocks + b][i]
-                    sums[t * blocks + b][i] = call(self.b, "llvm.fma.v4f32", FLOATS, product, factor, old)
+                    sums[t * blocks + b][i] = self.fma(product, factor, old)
         return [self.join(quarters) for quarters in sums]
 
     def products(self, starts: Sequence[Value], codes: Sequence[Value], columns: Sequence[Any]) -> list[Value]:

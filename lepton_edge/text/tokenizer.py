@@ -99,8 +99,8 @@ class Tokenizer:
         unknown = self._unknown_to_model(ids)
         if unknown is not None:
             raise RequestError(
-                f"text has the token {self.token(unknown)!r} with the id {unknown}, but the model knows 0 to "
-                f"{self._model_vocab - 1}; expected text without it"
+                f"text has {self.token(unknown)!r}, token id {unknown}; this model knows 0 to {self._model_vocab - 1}; "
+                "expected text without that token"
             )
         return ids
 

@@ -152,53 +152,46 @@ def _model(raw: bytes, path: Path) -> SentencePieceModel:
     return replace(model, pieces=tuple(pieces))
 
 
-def _known(raw: bytes, wires: dict[int, int]) -> Iterator[tuple[int, Any]]:
-    """The fields that `wires` names, checked to have those wire types."""
+def _known(raw: bytes, wires: dict[int, int]) -> dict[int, Any]:
+    """The fields that `wires` names, checked to have those wire types; of one that is there twice, the last."""
+    found: dict[int, Any] = {}
     for number, wire, value in fields(raw):
         if number in wires:
             if wire != wires[number]:
                 raise ValueError(f"field {number} has the wire type {wire}")
-            yield number, value
+            found[number] = value
+    return found
 
 
 def _piece(raw: bytes) -> Piece:
-    piece = Piece()
-    for number, value in _known(raw, {1: BYTES, 2: FOUR, 3: VARINT}):
-        if number == 1:
-            piece = replace(piece, string=value.decode("utf-8"))
-        elif number == 2:
-            piece = replace(piece, score=struct.unpack("<f", value)[0])
-        else:
-            piece = replace(piece, type=Type(value))
-    return piece
+    found = _known(raw, {1: BYTES, 2: FOUR, 3: VARINT})
+    score = struct.unpack("<f", found[2])[0] if 2 in found else 0.0
+    return Piece(found.get(1, b"").decode("utf-8"), score, Type(found.get(3, Type.NORMAL)))
 
 
 def _trainer(model: SentencePieceModel, raw: bytes, path: Path) -> SentencePieceModel:
-    kind = UNIGRAM if not model.bpe else BPE
-    for number, value in _known(raw, {3: VARINT, 24: VARINT, 35: VARINT, 46: BYTES, 47: BYTES}):
-        if number == 3:
-            kind = value
-        elif number == 24 and value:
-            raise TokenizerError(f"{path}: treat_whitespace_as_suffix is set, which is not supported")
-        elif number == 35:
-            model = replace(model, byte_fallback=bool(value))
-        elif number == 46:
-            model = replace(model, bos=value.decode("utf-8"))
-        elif number == 47:
-            model = replace(model, eos=value.decode("utf-8"))
+    found = _known(raw, {3: VARINT, 24: VARINT, 35: VARINT, 46: BYTES, 47: BYTES})
+    kind = found.get(3, BPE if model.bpe else UNIGRAM)
     if kind not in (UNIGRAM, BPE):
         raise TokenizerError(f"{path}: is of the model type {kind}; expected 1 (unigram) or 2 (BPE)")
-    return replace(model, bpe=kind == BPE)
+    if found.get(24):
+        raise TokenizerError(f"{path}: treat_whitespace_as_suffix is set, which is not supported")
+    return replace(
+        model,
+        bpe=kind == BPE,
+        byte_fallback=bool(found.get(35, model.byte_fallback)),
+        bos=found.get(46, model.bos.encode()).decode("utf-8"),
+        eos=found.get(47, model.eos.encode()).decode("utf-8"),
+    )
 
 
 def _normalizer(model: SentencePieceModel, raw: bytes, path: Path) -> SentencePieceModel:
-    for number, value in _known(raw, {2: BYTES, 3: VARINT, 4: VARINT, 5: VARINT}):
-        if number == 2:
-            model = replace(model, charsmap=value)
-        elif number == 3:
-            model = replace(model, add_prefix=bool(value))
-        elif number == 4:
-            model = replace(model, collapse=bool(value))
-        elif not value:
-            raise TokenizerError(f"{path}: escape_whitespaces is off, which is not supported")
-    return model
+    found = _known(raw, {2: BYTES, 3: VARINT, 4: VARINT, 5: VARINT})
+    if not found.get(5, True):
+        raise TokenizerError(f"{path}: escape_whitespaces is off, which is not supported")
+    return replace(
+        model,
+        charsmap=found.get(2, model.charsmap),
+        add_prefix=bool(found.get(3, model.add_prefix)),
+        collapse=bool(found.get(4, model.collapse)),
+    )

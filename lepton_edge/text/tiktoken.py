@@ -70,5 +70,5 @@ def read_ranks(path: Path) -> dict[int, str]:
                 f"{path}: line {number} is {brief(line)}; expected a token's bytes in base64 and a rank that no other "
                 "has; copy the file again"
             )
-        ranks[key] = "".join(spelled[byte] for byte in data)
+        ranks[key] = data.decode("latin-1").translate(spelled)
     return ranks

@@ -1,6 +1,7 @@
 """Tokenizers made from other files than tokenizer.json: which class means what, added tokens, damaged files."""
 
 import base64
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -153,6 +154,29 @@ def test_ranks(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (262, frozenset({263}))
     assert tokenizer.decode(tokenizer.encode("日 the")) == "日 the"
+
+
+def joined_by_rank(word: bytes, rank_of: dict[bytes, int]) -> list[int]:
+    """What the format means: of all neighbours join those with the lowest rank, the leftmost first, to the end."""
+    if word in rank_of:
+        return [rank_of[word]]
+    parts = [bytes([byte]) for byte in word]
+    while True:
+        found = [(rank_of[a + b], at) for at, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in rank_of]
+        if not found:
+            return [rank_of[part] for part in parts]
+        at = min(found)[1]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+@given(st.text("thecaé", min_size=1, max_size=30))
+def test_tokens_are_joined_by_rank(word: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = ranks(Path(name))
+        lines = (folder / "tokenizer.model").read_bytes().split(b"\n")[:-1]
+        pairs = (one.split(b" ") for one in lines)
+        rank_of = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        assert Tokenizer.load(folder).encode(word, special=False) == joined_by_rank(word.encode(), rank_of)
 
 
 def line(data: bytes, rank: int) -> str:

@@ -180,7 +180,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    backend, special = tokenizer_of(arguments.model)
+    try:
+        backend, special = tokenizer_of(arguments.model)
+    except (TokenizerError, OSError) as error:
+        sys.exit(f"gguf_tokenizer: {error}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     backend.save(str(arguments.folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}

@@ -20,19 +20,36 @@ from lepton_edge.errors import TokenizerError
 LEAF = 1 << 8
 VALUE = (1 << 31) - 1
 LABEL = 1 << 31 | 255
+INSIDE = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))  # what goes on in a character of UTF-8
 
 
 class Charsmap:
     """A normalizer for `tokenizers.normalizers.Normalizer.custom`."""
 
     def __init__(self, raw: bytes, path: Path) -> None:
-        """Raises TokenizerError where the bytes are no such map; `path` is where they come from."""
+        """Raises TokenizerError where the bytes are no such map; `path` is where they come from.
+
+        All is checked here, as the tokenizers package goes on without a word when `normalize` raises.
+        """
         size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else 0
         if not 4 <= size <= len(raw) - 4 or size % 4:
             raise TokenizerError(f"{path}: the map of characters has {len(raw)} bytes, its trie {size}; copy it again")
         self._trie = struct.unpack_from(f"<{size // 4}I", raw, 4)
         self._texts = raw[4 + size :]
-        self._path = path
+        if not self._sound():
+            raise TokenizerError(f"{path}: the map of characters is damaged; copy the file again")
+
+    def _sound(self) -> bool:
+        """Whether every value is where a text begins, and all texts are UTF-8 and end."""
+        try:
+            self._texts.decode()
+        except UnicodeDecodeError:
+            return False
+        trie, texts = self._trie, self._texts
+        leaves = [at ^ _offset(unit) for at, unit in enumerate(trie) if unit & LEAF and not unit >> 31]
+        return texts[-1:] == b"\0" and all(
+            at < len(trie) and (value := trie[at] & VALUE) < len(texts) and texts[value] & 0xC0 != 0x80 for at in leaves
+        )
 
     def normalize(self, string: NormalizedString) -> None:
         """Replace the string's text, as the tokenizers package asks for it."""
@@ -50,16 +67,16 @@ class Charsmap:
         while at < len(data):
             length, value = self._longest(data, at)
             if length:
-                parts += data[begin:at], self._text(value)
+                parts += data[begin:at], self._texts[value : self._texts.index(0, value)]
                 at = begin = at + length
             else:
                 at += 1
-                while at < len(data) and data[at] & 0xC0 == 0x80:  # to the next character
+                while data[at : at + 1] in INSIDE:
                     at += 1
         return b"".join([*parts, data[begin:]]).decode()
 
     def _longest(self, data: bytes, start: int) -> tuple[int, int]:
-        """How many bytes from `start` are the longest key, and its value; (0, 0) if there is none."""
+        """How many bytes from `start` are the longest key, of whole characters, and its value; (0, 0): none."""
         trie = self._trie
         found = (0, 0)
         at = _offset(trie[0])
@@ -69,18 +86,9 @@ class Charsmap:
                 break
             unit = trie[at]
             at ^= _offset(unit)
-            if unit & LEAF and at < len(trie):
+            if unit & LEAF and data[index + 1 : index + 2] not in INSIDE:
                 found = (index + 1 - start, trie[at] & VALUE)
         return found
-
-    def _text(self, value: int) -> bytes:
-        end = self._texts.find(b"\0", value)
-        text = self._texts[value:end] if value <= end else b"\xff"
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            raise TokenizerError(f"{self._path}: the map of characters is damaged; copy the file again") from None
-        return text
 
 
 def _offset(unit: int) -> int:

@@ -12,7 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    NormalizedString,
+    PreTokenizedString,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
 
 from lepton_edge.text.charsmap import Charsmap
 from lepton_edge.text.package import package_errors
@@ -20,6 +29,7 @@ from lepton_edge.text.sentencepiece_file import Piece, SentencePieceModel, Type,
 from lepton_edge.text.settings import Rules, Settings, numbered
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+BEGIN = "\uffff"  # stands for spaces at the beginning of a part until it is known whether the text begins there
 LEADING = 1000  # spaces at the beginning of a text that decoding leaves out, where encoding does
 LLAMA = Rules({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, begin="bos_token")
 GEMMA = Rules(
@@ -46,32 +56,43 @@ def read(path: Path, settings: Settings) -> tuple[tokenizers.Tokenizer, dict[str
     rules = settings.rules(CLASSES, MODEL_TYPES, path)
     settings.refuse("sp_model_kwargs", {})
     model = read_model(path)
-    pieces = list(model.pieces)
     added = settings.added(raw=True)  # normalized text has no spaces that a token could take away
     if rules is T5:
-        count = settings.count("extra_ids", 100)
-        names = [f"<extra_id_{index}>" for index in reversed(range(count))]
-        extra = {len(pieces) + index: AddedToken(name, special=True) for index, name in enumerate(names)}
-        added = extra | added
-    for token_id, token in sorted(added.items()):
-        if token_id < len(pieces):
-            pieces[token_id] = replace(pieces[token_id], string=token.content)
-        elif token_id == len(pieces):
-            pieces.append(Piece(token.content, 0.0, Type.CONTROL))
-    strings = dict(enumerate(piece.string for piece in pieces))
-    numbered(strings | {token_id: token.content for token_id, token in added.items()}, path)
+        added = _extra_ids(settings.count("extra_ids", 100), len(model.pieces)) | added
+    model = replace(model, pieces=_with_added(model.pieces, added, path))
     controls = {
         token_id: AddedToken(piece.string, special=True, normalized=False)
-        for token_id, piece in enumerate(pieces)
+        for token_id, piece in enumerate(model.pieces)
         if piece.type in (Type.CONTROL, Type.UNKNOWN)
     }
     rules = replace(rules, special={**rules.special, **_ends(model, rules)})
     legacy = settings.flag("legacy", True)
-    prefix = settings.flag("add_prefix_space", True)
+    model = replace(model, add_prefix=model.add_prefix and settings.flag("add_prefix_space", True))
     with package_errors(path):
-        backend = backend_of(replace(model, pieces=tuple(pieces), add_prefix=model.add_prefix and prefix), path, legacy)
+        backend = backend_of(model, path, legacy)
         settings.add_to(backend, (controls | added).values(), rules, path)
         return backend, settings.special(rules)
+
+
+class Beginning:
+    """A pre-tokenizer for `PreTokenizer.custom`: a space before the text, and none after special tokens in it.
+
+    Metaspace's "first" goes by offsets: it misses the beginning where the normalizer took something away there.
+    """
+
+    def __init__(self, collapse: bool) -> None:
+        self._collapse = collapse
+
+    def pre_tokenize(self, text: PreTokenizedString) -> None:
+        """Edit a text that is cut at special tokens, as the tokenizers package asks for it."""
+        text.split(self._edit)
+
+    def _edit(self, index: int, part: NormalizedString) -> list[NormalizedString]:
+        if self._collapse:
+            part.replace(Regex(rf"\A{BEGIN}"), SPACE if index else "")
+        if index == 0 and part.normalized:
+            part.prepend(SPACE)
+        return [part]
 
 
 def backend_of(model: SentencePieceModel, path: Path, legacy: bool) -> tokenizers.Tokenizer:
@@ -88,7 +109,8 @@ def backend_of(model: SentencePieceModel, path: Path, legacy: bool) -> tokenizer
         steps.append(normalizers.Normalizer.custom(Charsmap(model.charsmap, path)))
     ends: list[normalizers.Normalizer] = []
     if model.collapse:
-        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        begin = "" if legacy or not model.add_prefix else BEGIN
+        steps += [normalizers.Replace(Regex(r"\A +"), begin), normalizers.Replace(Regex(" {2,}"), " ")]
         ends = [normalizers.Replace(Regex(rf"{SPACE}+\z"), "")]  # a `▁` of the text itself goes too
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE), *ends])
     backend.pre_tokenizer = pre_tokenizers.Sequence(_cuts(model, legacy))
@@ -118,6 +140,20 @@ def ranked_merges(ranks: Mapping[str, float], strings: Iterable[str]) -> list[tu
     return [(left, right) for _, _, left, right in sorted(found, key=lambda merge: merge[:2])]
 
 
+def _extra_ids(count: int, first: int) -> dict[int, AddedToken]:
+    """T5's `<extra_id_0>` and so on, the last of which comes first."""
+    names = (f"<extra_id_{index}>" for index in reversed(range(count)))
+    return {first + index: AddedToken(name, special=True) for index, name in enumerate(names)}
+
+
+def _with_added(pieces: Sequence[Piece], added: Mapping[int, AddedToken], path: Path) -> tuple[Piece, ...]:
+    """The pieces and added tokens by id. One that has a piece's id takes its place: files keep some free for this."""
+    named = {token_id: token.content for token_id, token in added.items()}
+    strings = numbered({token_id: piece.string for token_id, piece in enumerate(pieces)} | named, path)
+    renamed = [replace(piece, string=string) for piece, string in zip(pieces, strings, strict=False)]
+    return (*renamed, *(Piece(string, 0.0, Type.CONTROL) for string in strings[len(pieces) :]))
+
+
 def _bpe(model: SentencePieceModel) -> models.Model:
     ranks = {piece.string: -piece.score for piece in model.pieces if piece.type is Type.NORMAL}
     return models.BPE(
@@ -139,13 +175,14 @@ def _cuts(model: SentencePieceModel, legacy: bool) -> list[pre_tokenizers.PreTok
     """The space before a text, and user-defined pieces cut out of it, which are then found whole.
 
     The spaces of the text have become `▁` by now, so the first Metaspace meets none and always puts its own; one for
-    `▁` would leave a text that begins with a space without it. Unigram would take `<0x41>` in a text for the byte.
+    `▁` would leave a part that begins with a space without it. Unigram would take `<0x41>` in a text for the byte.
     """
     cuts: list[pre_tokenizers.PreTokenizer] = []
-    if model.add_prefix:
-        scheme = "always" if legacy else "first"
-        cuts.append(pre_tokenizers.Metaspace(" ", scheme, split=False))
+    if model.add_prefix and legacy:
+        cuts.append(pre_tokenizers.Metaspace(" ", "always", split=False))
         cuts.append(pre_tokenizers.Metaspace(SPACE, "never", split=False))
+    elif model.add_prefix:
+        cuts.append(pre_tokenizers.PreTokenizer.custom(Beginning(model.collapse)))
     if model.byte_fallback and not model.bpe:
         cuts.append(pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous"))
     if whole := _whole(model):

@@ -23,12 +23,13 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sentencepiece.json"
 UNKNOWN = " \N{DOUBLE QUESTION MARK} "  # how sentencepiece shows an unknown piece
 
 
+@pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("name", GOLDEN["models"])
-def test_ids_and_text_are_those_of_sentencepiece(name: str, tmp_path: Path) -> None:
+def test_ids_and_text_are_those_of_sentencepiece(name: str, legacy: bool, tmp_path: Path) -> None:
     golden = GOLDEN["models"][name]
     path = tmp_path / "tokenizer.model"
     path.write_bytes(base64.b64decode(golden["model"]))
-    backend = backend_of(read_model(path), path, legacy=True)
+    backend = backend_of(read_model(path), path, legacy)
     for text, ids, decoded in zip(GOLDEN["texts"], golden["ids"], golden["decoded"], strict=True):
         assert backend.encode(text).ids == ids, text
         if UNKNOWN not in decoded:
@@ -75,6 +76,21 @@ def test_what_the_config_decides(options: dict, text: str, expected: list[str], 
     assert tokens(Tokenizer.load(pieces_bpe(tmp_path, **options)), text) == expected
 
 
+@pytest.mark.parametrize(
+    ("legacy", "text", "expected"),
+    [
+        (True, "the<extra_id_0> cat", ["▁the", "<extra_id_0>", "▁cat", "</s>"]),
+        (True, "the<extra_id_0>cat", ["▁the", "<extra_id_0>", "▁cat", "</s>"]),
+        (False, "  the<extra_id_0>  cat ", ["▁the", "<extra_id_0>", "▁cat", "</s>"]),
+        (False, "the<extra_id_0>cat", ["▁the", "<extra_id_0>", "cat", "</s>"]),
+        (False, "<extra_id_0>cat", ["<extra_id_0>", "cat", "</s>"]),
+        (False, "   ", ["</s>"]),
+    ],
+)
+def test_spaces_after_special_tokens(legacy: bool, text: str, expected: list[str], tmp_path: Path) -> None:
+    assert tokens(Tokenizer.load(pieces_unigram(tmp_path, legacy=legacy)), text) == expected
+
+
 def test_ends_of_a_model(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(pieces_bpe(tmp_path))
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, frozenset({2}))
@@ -119,6 +135,8 @@ def test_a_map_of_characters() -> None:
     table = trie({b"a": 0, b"b": 3, b"c": 2})
     charsmap = Charsmap(struct.pack("<I", len(table)) + table + b"xy\0z\0", Path("f"))
     assert charsmap.replace("dabc日a") == "dxyz日xy"
+    half = trie({b"\xe6": 0})  # the first byte of 日 is no character
+    assert Charsmap(struct.pack("<I", len(half)) + half + b"x\0", Path("f")).replace("日") == "日"
 
 
 DAMAGED = {
@@ -133,11 +151,15 @@ def test_a_damaged_map_of_characters(raw: bytes) -> None:
         Charsmap(raw, Path("f"))
 
 
-@pytest.mark.parametrize(("value", "texts"), [(9, b"xy\0"), (0, b"xy"), (0, b"\xff\0")])
-def test_a_map_that_points_nowhere(value: int, texts: bytes) -> None:
+@pytest.mark.parametrize(("value", "texts"), [(9, b"xy\0"), (0, b"xy"), (0, b"\xff\0"), (1, "é\0".encode()), (0, b"")])
+def test_a_map_that_points_nowhere(value: int, texts: bytes, tmp_path: Path) -> None:
+    """Loading finds it: the tokenizers package says nothing where a normalizer raises."""
     table = trie({b"a": value})
-    with pytest.raises(TokenizerError, match="f: the map of characters is damaged"):
-        Charsmap(struct.pack("<I", len(table)) + table + texts, Path("f")).replace("a")
+    charsmap = struct.pack("<I", len(table)) + table + texts
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("▁", -1.0, 1)]
+    folder = sentence_piece(tmp_path, pieces, {}, {2: charsmap}, tokenizer_class="LlamaTokenizer")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model: the map of characters is damaged"):
+        Tokenizer.load(folder)
 
 
 @given(st.binary(max_size=200), st.text(max_size=20))

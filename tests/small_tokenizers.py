@@ -1,5 +1,11 @@
-"""Tokenizers of every kind, small enough to be written here; each function writes a tokenizer.json and nothing else."""
+"""Tokenizers of every kind, small enough to be written here.
 
+Each function of KINDS writes a tokenizer.json and nothing else, each of SOURCES the files that one can be made from.
+"""
+
+import base64
+import json
+import struct
 from pathlib import Path
 
 import tokenizers
@@ -99,6 +105,103 @@ KINDS = {
     kind.__name__: kind
     for kind in (byte_level, byte_fallback, gemma, word_piece, metaspace, no_decoder, end_of_word, mixed)
 }
+
+
+def bytes_and_merges(folder: Path) -> Path:
+    """vocab.json and merges.txt of `byte_level`, which has the two ends and an added token with a space."""
+    data = json.loads((byte_level(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    merges = "".join(" ".join(pair) + "\n" for pair in data["model"]["merges"])
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8", newline="")
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    return _write(folder, {"vocab.json": data["model"]["vocab"], "tokenizer_config.json": config,
+                           "added_tokens.json": {"<a b>": len(data["model"]["vocab"])}})  # fmt: skip
+
+
+def words(folder: Path) -> Path:
+    """BERT's vocab.txt."""
+    strings = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *("##" + word for word in WORDS), "##s", "e"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(string + "\n" for string in strings), encoding="utf-8", newline="")
+    return _write(folder, {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}})
+
+
+def ranks(folder: Path) -> Path:
+    """tiktoken's tokenizer.model as Llama 3 has it, with two added tokens."""
+    longer = [text.encode() for text in ("th", "the", " the", "at", "cat", "é")]
+    tokens = [*(bytes([byte]) for byte in range(256)), *longer]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)]
+    (folder / "tokenizer.model").write_bytes(b"".join(lines))
+    added = {str(len(tokens) + i): {"content": content, "special": True, "normalized": False}
+             for i, content in enumerate(("<|begin_of_text|>", "<|end_of_text|>"))}  # fmt: skip
+    settings = {"added_tokens_decoder": added}
+    return _write(folder, {"config.json": {"model_type": "llama"}, "tokenizer_config.json": settings})
+
+
+def pieces_bpe(folder: Path, **settings: object) -> Path:
+    """SentencePiece, BPE with byte fallback: Llama's tokenizer.model."""
+    strings = ["▁", "t", "h", "e", "c", "a", "é", "th", "the", "▁the", "at", "cat", "▁▁", "日本"]
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((byte, 0.0, 6) for byte in BYTES)]
+    pieces += [(string, -float(i), 1) for i, string in enumerate(strings)]
+    return sentence_piece(folder, pieces, {3: 2, 35: 1}, {4: 0}, tokenizer_class="LlamaTokenizer", **settings)
+
+
+def pieces_unigram(folder: Path, **settings: object) -> Path:
+    """SentencePiece, unigram: T5's tokenizer.model, with four extra ids."""
+    pieces = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2), ("<sep>", 0.0, 4)]
+    pieces += [("▁", -2.0, 1), ("▁▁", -9.0, 1)]
+    pieces += [(word, -3.0 - i, 1) for i, word in enumerate(WORDS)]
+    pieces += [("▁" + word, -2.5 - i, 1) for i, word in enumerate(WORDS)]
+    return sentence_piece(folder, pieces, {3: 1}, {}, tokenizer_class="T5Tokenizer", extra_ids=4, **settings)
+
+
+def sentence_piece(folder: Path, pieces: list, trainer: dict, normalizer: dict, **settings: object) -> Path:
+    """Write a tokenizer.model: pieces (string, score, type), fields of trainer_spec and normalizer_spec by number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [(1, message((1, string), (2, score), (3, kind))) for string, score, kind in pieces]
+    parts += [(2, message(*trainer.items())), (3, message(*normalizer.items()))]
+    (folder / "tokenizer.model").write_bytes(message(*parts))
+    return _write(folder, {"tokenizer_config.json": settings})
+
+
+def message(*fields: tuple[int, object]) -> bytes:
+    """A protobuf message of ints (varints), floats (four bytes), and strings or bytes."""
+    parts = []
+    for number, value in fields:
+        if isinstance(value, float):
+            parts.append(varint(number << 3 | 5) + struct.pack("<f", value))
+        elif isinstance(value, int):
+            parts.append(varint(number << 3) + varint(value))
+        else:
+            data = value.encode() if isinstance(value, str) else bytes(value)  # type: ignore[call-overload]
+            parts.append(varint(number << 3 | 2) + varint(len(data)) + data)
+    return b"".join(parts)
+
+
+def varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    low, high = value & 127, value >> 7
+    return bytes([low | 128]) + varint(high) if high else bytes([low])
+
+
+SOURCES = {kind.__name__: kind for kind in (bytes_and_merges, words, ranks, pieces_bpe, pieces_unigram)}
+
+
+def without_json(source: Path, folder: Path, files: dict[str, object]) -> Path:
+    """A copy of a real folder's tokenizer without tokenizer.json, and `files` beside it."""
+    for name in ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json",
+                 "special_tokens_map.json"):  # fmt: skip
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
+    return _write(folder, files)
+
+
+def _write(folder: Path, files: dict[str, object]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    return folder
 
 
 def _save(tokenizer: tokenizers.Tokenizer, folder: Path) -> Path:

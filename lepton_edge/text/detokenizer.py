@@ -27,8 +27,9 @@ class Stage:
         """End the text: return what was held back."""
         return []
 
-    def settle(self) -> None:
-        """Forget whole characters that are held back; the beginning of a character stays."""
+    def settle(self) -> list[str]:
+        """Let go of whole characters that are held back, and return them; the beginning of a character stays."""
+        return []
 
 
 class ByteLevel(Stage):
@@ -75,13 +76,14 @@ class ByteFallback(Stage):
         except UnicodeDecodeError:
             return [REPLACEMENT] * len(run)
 
-    def settle(self) -> None:
+    def settle(self) -> list[str]:
         utf8 = codecs.getincrementaldecoder("utf-8")()
         try:
-            utf8.decode(bytes(self._run))
-            self._run = bytearray(utf8.getstate()[0])
+            whole = utf8.decode(bytes(self._run))
         except UnicodeDecodeError:
-            self._run.clear()
+            return self.flush()
+        self._run = bytearray(utf8.getstate()[0])
+        return [whole] if whole else []
 
 
 class Metaspace(Stage):
@@ -237,8 +239,8 @@ class PipelineDetokenizer:
         self._string_of = string_of
         for token_id in prefix:
             self.push(token_id)
-        for stage in stages:
-            stage.settle()
+        for index, stage in enumerate(stages):
+            self._run(stage.settle(), index + 1)  # later steps have seen what the prefix has already shown
 
     def push(self, token_id: int) -> str:
         string = self._string_of(token_id)

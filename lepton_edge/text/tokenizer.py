@@ -1,6 +1,6 @@
 """The tokenizer of a Hugging Face folder, through the `tokenizers` package.
 
-`tokenizer.json` says how text becomes ids, special tokens around it included. `tokenizer_config.json`,
+`folder.py` finds the file that says how text becomes ids, special tokens around it included. `tokenizer_config.json`,
 `special_tokens_map.json`, `generation_config.json` and `config.json` name the tokens that begin and end a text.
 """
 
@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import reprlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import tokenizers
 
-from lepton_edge.checkpoint.strict_json import read_object
 from lepton_edge.errors import RequestError, TokenizerError
 from lepton_edge.text.detokenizer import Detokenizer, PipelineDetokenizer, WholeDetokenizer, stages_of
-
-FILE = "tokenizer.json"
-OTHER_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+from lepton_edge.text.folder import open_folder
+from lepton_edge.text.package import package_errors
+from lepton_edge.text.settings import object_of
 
 
 class Tokenizer:
@@ -57,20 +54,24 @@ class Tokenizer:
         """Read the tokenizer of a model folder.
 
         Args:
-            folder: a Hugging Face folder with a `tokenizer.json`.
-            model_vocab: number of ids that the model can produce; those without a token decode to no text.
+            folder: a Hugging Face folder with a `tokenizer.json`, or the files that one can be made from.
+            model_vocab: number of ids that the model knows, the rows of its embedding table; 0 if that does not matter.
+                Where the table is larger, ids without a token decode to no text; where it is smaller, a text with a
+                token that it lacks is refused.
         Raises:
-            TokenizerError: no `tokenizer.json`, or a file is damaged.
+            TokenizerError: no tokenizer, or a file is damaged or of a kind that is not supported.
         """
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise TokenizerError(_missing(path))
-        with _reading(path):
-            backend = tokenizers.Tokenizer.from_file(str(path))
-            backend.no_truncation()
-            backend.no_padding()
-            bos_id, eos_ids = _begin_and_end(backend, path.parent)
-            return cls(backend, path, bos_id, eos_ids, model_vocab)
+        backend, path, special = open_folder(Path(folder))
+        with package_errors(path):
+            bos_id, eos_ids = _begin_and_end(backend, path.parent, special)
+            tokenizer = cls(backend, path, bos_id, eos_ids, model_vocab)
+            unknown = tokenizer._unknown_to_model(backend.encode("").ids)
+        if unknown is not None:
+            raise TokenizerError(
+                f"{path}: puts the token {tokenizer.token(unknown)!r} with the id {unknown} around each text, but the "
+                f"model knows 0 to {model_vocab - 1}; expected the tokenizer of this model; copy its files again"
+            )
+        return tokenizer
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text.
@@ -79,7 +80,8 @@ class Tokenizer:
             text: any text; special tokens written out in it become those tokens.
             special: add the tokens that the tokenizer puts around a text (BOS, EOS); never a second BOS.
         Raises:
-            RequestError: not a string, or one that UTF-8 cannot express (a lone surrogate).
+            RequestError: not a string, or one that UTF-8 cannot express (a lone surrogate), or with a token that the
+                model does not have.
         """
         if not isinstance(text, str):
             raise RequestError(f"text is of type {type(text).__name__}; expected a string")
@@ -93,7 +95,13 @@ class Tokenizer:
         if special and self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
             bare = self._encode(text, special=False)
             if bare[:1] == [self.bos_id] and len(bare) < len(ids):
-                return ids[1:]
+                ids = ids[1:]
+        unknown = self._unknown_to_model(ids)
+        if unknown is not None:
+            raise RequestError(
+                f"text has {self.token(unknown)!r}, token id {unknown}; this model knows 0 to {self._model_vocab - 1}; "
+                "expected text without that token"
+            )
         return ids
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
@@ -106,7 +114,7 @@ class Tokenizer:
             RequestError: an id outside the vocabulary.
         """
         checked = [self._check(token_id) for token_id in ids]
-        with _reading(self._path):
+        with package_errors(self._path):
             return self._backend.decode(checked, skip_special_tokens=not special)
 
     def stream(self, prefix: Iterable[SupportsIndex] = (), special: bool = False) -> Detokenizer:
@@ -142,8 +150,12 @@ class Tokenizer:
         return string
 
     def _encode(self, text: str, special: bool) -> list[int]:
-        with _reading(self._path):
+        with package_errors(self._path):
             return list(self._backend.encode(text, add_special_tokens=special).ids)
+
+    def _unknown_to_model(self, ids: list[int]) -> int | None:
+        """An id that the model's embedding table has no row for."""
+        return next((token_id for token_id in ids if token_id >= self._model_vocab > 0), None)
 
     def _check(self, token_id: SupportsIndex) -> int:
         try:
@@ -159,28 +171,25 @@ class Tokenizer:
         return number
 
 
-def _begin_and_end(backend: tokenizers.Tokenizer, folder: Path) -> tuple[int | None, frozenset[int]]:
+def _begin_and_end(
+    backend: tokenizers.Tokenizer, folder: Path, special: dict[str, str]
+) -> tuple[int | None, frozenset[int]]:
     """The BOS id and the EOS ids: the tokens that the tokenizer's files name, and the ids that the model's files give.
 
     transformers ends a text at the model's ids only; a token that is called EOS is never meant as text either.
     """
-    named = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
-    begin = _token_ids(backend, named.get("bos_token")) or _ids(folder, "bos_token_id")
-    end = _token_ids(backend, named.get("eos_token")) + _ids(folder, "eos_token_id")
-    return (begin[0] if begin else None), frozenset(end)
-
-
-def _token_ids(backend: tokenizers.Tokenizer, token: Any) -> list[int]:
-    """The id of a token given as in tokenizer_config.json: a string, or an object with `content`; [] if unknown."""
-    content = token.get("content") if isinstance(token, dict) else token
-    token_id = backend.token_to_id(content) if isinstance(content, str) else None
-    return [] if token_id is None else [token_id]
+    begin, end = (
+        [] if (token_id := backend.token_to_id(special.get(name, ""))) is None else [token_id]
+        for name in ("bos_token", "eos_token")
+    )
+    begin = begin or _ids(folder, "bos_token_id")
+    return (begin[0] if begin else None), frozenset(end + _ids(folder, "eos_token_id"))
 
 
 def _ids(folder: Path, field: str) -> list[int]:
     """One id or a list of them, from generation_config.json, else from config.json."""
     for path in (folder / "generation_config.json", folder / "config.json"):
-        value = _object(path).get(field)
+        value = object_of(path).get(field)
         if value is None:
             continue
         ids = value if isinstance(value, list) else [value]
@@ -190,33 +199,3 @@ def _ids(folder: Path, field: str) -> list[int]:
             )
         return ids
     return []
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file."""
-    return read_object(path, TokenizerError) if os.path.lexists(path) else {}
-
-
-def _missing(path: Path) -> str:
-    others = [name for name in OTHER_FILES if (path.parent / name).is_file()]
-    if others:
-        return (
-            f"{path}: no such file, only {', '.join(others)}; expected {FILE}, the one kind that is supported; "
-            "save the tokenizer with transformers' save_pretrained, which writes it"
-        )
-    return f"{path}: no such file; expected the model's tokenizer; copy {FILE} into the folder"
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what the Rust code raises, panics included (they are no Exception), into a TokenizerError."""
-    try:
-        yield
-    except (TokenizerError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:
-        reason = " ".join(str(error).split())[:300]
-        raise TokenizerError(
-            f"{path}: the tokenizers package cannot use it ({reason}); expected a tokenizer.json that "
-            "it reads; copy the file again, or update the package"
-        ) from error

@@ -22,6 +22,12 @@ REAL = (
     "tokenizers/t5_small",
     "tokenizers/whisper_tiny",
 )
+KINDS = small_tokenizers.KINDS | small_tokenizers.SOURCES
+# Folders without a tokenizer.json, or taken without it, and what is written beside the vocabulary.
+SOURCES = {
+    "llama2": {}, "t5_small": {}, "qwen2.5": {}, "llama3": {"config.json": {"model_type": "llama"}},
+    "bert_base_uncased": {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}},
+}  # fmt: skip
 TEXT = "The cat's hat — naïve café, 日本語 ไทย 👩‍👩‍👧 don't \n\n  twice  \t!?. 𝄞"
 
 
@@ -46,8 +52,9 @@ def random_ids(rng: random.Random, tokenizer: Tokenizer, plain: tokenizers.Token
 
 
 def check_streams(folder: Path) -> None:
-    tokenizer = Tokenizer.load(folder, model_vocab=1 << 17)
-    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    """Pieces are whole characters that nothing takes back: joined, they are what the package decodes."""
+    tokenizer = Tokenizer.load(folder, model_vocab=1 << 18)
+    plain = tokenizer._backend
     rng = random.Random(1)
     for number in range(STREAMS):
         ids = random_ids(rng, tokenizer, plain)
@@ -57,9 +64,9 @@ def check_streams(folder: Path) -> None:
         assert joined(tokenizer, ids, special) == expected, ids
 
 
-@pytest.mark.parametrize("kind", small_tokenizers.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_joined_pieces_are_the_whole_decode(kind: str, tmp_path: Path) -> None:
-    check_streams(small_tokenizers.KINDS[kind](tmp_path))
+    check_streams(KINDS[kind](tmp_path))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -67,10 +74,15 @@ def test_joined_pieces_are_the_whole_decode_for_real_tokenizers(name: str, share
     check_streams(shared / name)
 
 
-@pytest.mark.parametrize("kind", small_tokenizers.KINDS)
+@pytest.mark.parametrize("name", SOURCES)
+def test_joined_pieces_are_the_whole_decode_for_real_vocabularies(name: str, shared: Path, tmp_path: Path) -> None:
+    check_streams(small_tokenizers.without_json(shared / "tokenizers" / name, tmp_path, SOURCES[name]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_text_goes_on_after_a_prefix(kind: str, tmp_path: Path) -> None:
     """After a prompt the text is what decoding both together adds, leading space included."""
-    tokenizer = Tokenizer.load(small_tokenizers.KINDS[kind](tmp_path))
+    tokenizer = Tokenizer.load(KINDS[kind](tmp_path))
     rng = random.Random(2)
     for _ in range(200):
         ids = [rng.randrange(tokenizer.vocab_size) for _ in range(rng.randrange(8))]
@@ -113,6 +125,15 @@ def test_a_prefix_may_end_inside_a_character(kind: str, half: bytes, rest: bytes
         return [next(i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == name) for name in names]
 
     assert joined(tokenizer, ids_of(rest), prefix=ids_of(half)) == text
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\xe6\x97\xa5", b"\xff", b"a\xf0\x9f"])
+def test_a_prefix_of_bytes_is_no_beginning(before: bytes, tmp_path: Path) -> None:
+    """The space after it stays: it is not the one that a text begins with."""
+    tokenizer = Tokenizer.load(small_tokenizers.byte_fallback(tmp_path))
+    id_of = {tokenizer.token(token_id): token_id for token_id in range(tokenizer.vocab_size)}
+    prefix = [id_of[f"<0x{byte:02X}>"] for byte in before]
+    assert joined(tokenizer, [id_of["▁the"]], prefix=prefix).endswith(" the")
 
 
 def test_held_text_ends_with_flush(tmp_path: Path) -> None:

@@ -138,6 +138,28 @@ def test_ids_that_only_the_model_has_decode_to_nothing(folder: Path) -> None:
         tokenizer.decode([size + 10])
 
 
+def test_tokens_that_the_model_does_not_have(folder: Path) -> None:
+    """A tokenizer may know more than the embedding table has rows: an added token that the model never saw."""
+    size = Tokenizer.load(folder).vocab_size
+    tokenizer = Tokenizer.load(folder, model_vocab=size - 1)
+    assert tokenizer.encode("the") == [0, *Tokenizer.load(folder).encode("the", special=False)]
+    with pytest.raises(RequestError, match=rf"text has '<a b>', token id {size - 1}; this model knows 0 to {size - 2}"):
+        tokenizer.encode("the<a b>")
+    assert tokenizer.decode([size - 1], special=True) == "<a b>"
+
+
+def test_a_text_begins_with_no_token_that_the_model_does_not_have(folder: Path) -> None:
+    """Every prompt would fail, so loading does."""
+    write(folder, "tokenizer_config.json", {"bos_token": "<a b>"})
+    size = Tokenizer.load(folder).vocab_size
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["post_processor"]["special_tokens"]["<s>"]["ids"] = [size - 1]
+    write(folder, "tokenizer.json", data)
+    Tokenizer.load(folder, model_vocab=size)
+    with pytest.raises(TokenizerError, match=rf"puts the token '<a b>' with the id {size - 1} around each text"):
+        Tokenizer.load(folder, model_vocab=size - 1)
+
+
 @pytest.mark.parametrize("text", [None, 5, b"the", ["the"]])
 def test_only_text_is_encoded(folder: Path, text: object) -> None:
     with pytest.raises(RequestError, match="expected a string"):
@@ -153,8 +175,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: no such file; expected the model's tokenizer"):
         Tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text("{}")
-    (tmp_path / "merges.txt").write_text("")
-    with pytest.raises(TokenizerError, match=r"only vocab\.json, merges\.txt; expected tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"no such file, only vocab\.json; expected the model"):
         Tokenizer.load(tmp_path)
 
 

@@ -18,6 +18,7 @@ from lepton_edge.errors import (
     MachineError,
     ModelError,
     RequestError,
+    TemplateError,
     TokenizerError,
     UnsupportedModelError,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "ModelError",
     "Piece",
     "RequestError",
+    "TemplateError",
     "TokenizerError",
     "UnsupportedModelError",
     "__version__",

@@ -22,13 +22,16 @@ class AnswerParser:
     """Reads one answer: `push` its text as it comes, `flush` at the end.
 
     Attributes:
-        markers: special tokens whose text the parser needs; those of all others are to be left out.
+        markers: special tokens whose text the parser needs; that of all others is to be left out.
+        ends: special tokens that end an answer of this format.
     """
 
     markers: frozenset[str]
+    ends: frozenset[str]
 
     def __init__(self, content: Content, thinking: Thinking | None = None) -> None:
         self.markers = content.markers | (thinking.markers if thinking else frozenset())
+        self.ends = content.ends
         self._content = content
         self._thinking = thinking
         self._writer = Writer()

@@ -42,6 +42,9 @@ class Part:
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
 
+    def __add__(self, other: Part) -> Part:
+        return Part(self.text + other.text, self.reasoning + other.reasoning, self.calls + other.calls)
+
 
 class Writer:
     """Collects an answer's parts.
@@ -106,9 +109,15 @@ class _Trimmed:
 
 
 class Content(Protocol):
-    """A tool call format: it takes an answer's text, without reasoning, and writes its parts."""
+    """A tool call format: it takes an answer's text, without reasoning, and writes its parts.
+
+    Attributes:
+        markers: special tokens that it has to see.
+        ends: special tokens that end an answer.
+    """
 
     markers: frozenset[str]
+    ends: frozenset[str]
 
     def push(self, text: str, writer: Writer) -> None: ...
     def flush(self, writer: Writer) -> None: ...
@@ -118,6 +127,7 @@ class PlainContent:
     """Text in which nothing is a tool call."""
 
     markers: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
 
     def push(self, text: str, writer: Writer) -> None:
         writer.text(text)

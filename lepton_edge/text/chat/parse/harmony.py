@@ -22,6 +22,7 @@ class Harmony:
     """Headers and bodies in turns; an answer begins inside a header, for the prompt ends with `<|start|>assistant`."""
 
     markers = frozenset({*STOPS, MESSAGE, CONSTRAIN})
+    ends: frozenset[str] = frozenset({"<|call|>", "<|return|>"})
 
     def __init__(self) -> None:
         self._held = ""

@@ -11,6 +11,7 @@ class Hermes:
     """Text until `<tool_call>`, then one JSON object, then `</tool_call>`, which may be missing."""
 
     markers = frozenset({BEGIN, END})
+    ends: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self._held = ""

@@ -24,6 +24,7 @@ class Llama3:
     """
 
     markers = frozenset({TAG})
+    ends: frozenset[str] = frozenset({"<|eom_id|>"})
 
     def __init__(self, tools: Collection[str]) -> None:
         self._tools = frozenset(tools)

@@ -17,6 +17,7 @@ class Mistral:
     """Text until `[TOOL_CALLS]`, then a list of calls, or one call's name and arguments."""
 
     markers = frozenset({BEGIN, ID, ARGUMENTS})
+    ends: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self._held = ""

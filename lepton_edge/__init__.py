@@ -18,6 +18,7 @@ from lepton_edge.errors import (
     MachineError,
     ModelError,
     RequestError,
+    TemplateError,
     TokenizerError,
     UnsupportedModelError,
 )
@@ -25,9 +26,12 @@ from lepton_edge.version import __version__
 
 if TYPE_CHECKING:
     from lepton_edge.api import Model, Piece, load
+    from lepton_edge.generate.chat import Answer, ChatPiece, ToolCall
 
 __all__ = [
+    "Answer",
     "Cancelled",
+    "ChatPiece",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
@@ -37,7 +41,9 @@ __all__ = [
     "ModelError",
     "Piece",
     "RequestError",
+    "TemplateError",
     "TokenizerError",
+    "ToolCall",
     "UnsupportedModelError",
     "__version__",
     "load",
@@ -45,11 +51,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Model", "Piece", "load"):
-        raise AttributeError(f"module 'lepton_edge' has no attribute {name!r}")
-    from lepton_edge import api
+    if name in ("Model", "Piece", "load"):
+        from lepton_edge import api
 
-    return getattr(api, name)
+        return getattr(api, name)
+    if name in ("Answer", "ChatPiece", "ToolCall"):
+        from lepton_edge.generate import chat
+
+        return getattr(chat, name)
+    raise AttributeError(f"module 'lepton_edge' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

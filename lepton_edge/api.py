@@ -1,4 +1,4 @@
-"""What users call: `load` a model folder, then `generate`, `stream` or `logits`."""
+"""What users call: `load` a model folder, then `chat`, `generate`, `stream` or `logits`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import reprlib
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from lepton_edge.generate.stream import Piece, all_logits, stream
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.generate.chat import Answer, ChatPiece, ChatPrompts
     from lepton_edge.models.spec import DecoderSpec
     from lepton_edge.runtime import Engine
     from lepton_edge.text import Tokenizer
@@ -160,6 +161,7 @@ class Model:
         self._shared = SharedEngine(engine)
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._prompts: ChatPrompts | None = None
 
     @property
     def folder(self) -> Path:
@@ -274,6 +276,110 @@ class Model:
             stop=stop,
         )
         return stream(sequence, self.tokenizer, self._prompt(prompt), params)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        *,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        template_values: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Answer:
+        """The model's answer to a conversation, which the model folder's chat template turns into a prompt.
+
+        The conversation stays in the cache: the next call computes only what is new in it. Add `answer.message` to the
+        messages for the next turn. The package jinja2 is needed: pip install 'lepton-edge[chat]'.
+
+        Args:
+            messages: dicts with a role ('system', 'developer', 'user', 'assistant' or 'tool') and a content (text, or a
+                list of {"type": "text", "text": …}); an assistant's may have tool_calls, a tool's are results.
+            tools: what the model may call: Python functions with type hints and a docstring that has an Args section,
+                or JSON schemas. The calls it asks for are in `answer.tool_calls`; nothing is called.
+            documents: dicts with title and text, for templates that have a place for them.
+            template: the name of one of the folder's templates; None: 'tool_use' with tools, where there is one, else
+                the default.
+            template_values: what the template knows besides, such as {"enable_thinking": False}.
+            max_tokens: None: the model's own (max_new_tokens), else what the context has room for.
+            temperature, top_k, top_p, min_p, repeat_penalty, seed, stop: see `SamplingParams`; what is None comes from
+                the model's generation_config.json.
+        Raises:
+            RequestError: an argument is wrong, or the template refuses the messages.
+            TemplateError: the folder has no chat template, or it failed.
+            ContextLengthError: the conversation is longer than the context; nothing is ever cut off.
+            MachineError: jinja2 is missing.
+            Cancelled: `cancel` was called.
+        """
+        pieces = self.stream_chat(
+            messages,
+            tools,
+            documents=documents,
+            template=template,
+            template_values=template_values,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        from lepton_edge.generate.chat import Answer
+
+        made = Answer.of(pieces)
+        if made.finish_reason == "cancelled":
+            raise Cancelled("the request was cancelled")
+        return made
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        *,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        template_values: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repeat_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> Generator[ChatPiece, None, None]:
+        """As `chat`, but one `ChatPiece` for each token, as soon as it is there; `Answer.of(pieces)` joins them.
+
+        After `cancel` the last piece says 'cancelled'. Arguments are checked at once, as in `stream`.
+        """
+        from lepton_edge.generate.chat import ChatPrompts, answer
+
+        sequence = self._shared.begin(keep=True)
+        if max_tokens is None and self._checkpoint.generation_config.get("max_new_tokens") is None:
+            max_tokens = self.context
+        params = self._defaults.given(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        if self._prompts is None:
+            self._prompts = ChatPrompts(self.folder, self.tokenizer)
+        prompt = self._prompts.make(messages, tools, documents, template, template_values)
+        return answer(sequence, self.tokenizer, prompt, self._ids("the conversation", prompt.ids), params)
 
     def logits(self, token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """The model's raw scores: float32 [T, V], row t for the token that follows token_ids[: t + 1].

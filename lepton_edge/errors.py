@@ -12,6 +12,7 @@ __all__ = [
     "MachineError",
     "ModelError",
     "RequestError",
+    "TemplateError",
     "TokenizerError",
     "UnsupportedModelError",
 ]
@@ -41,6 +42,10 @@ class TokenizerError(ModelError):
     """The tokenizer's files are missing or damaged."""
 
 
+class TemplateError(ModelError):
+    """The chat template is missing, wrong, or does what is forbidden to it."""
+
+
 class RequestError(LeptonError, ValueError):
     """An argument of a call is wrong."""
 
@@ -54,4 +59,4 @@ class Cancelled(LeptonError):
 
 
 class MachineError(LeptonError):
-    """The machine lacks something: an instruction set, a writable cache folder, a working compiler."""
+    """The machine lacks something: an instruction set, a package, a writable cache folder, a working compiler."""

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from lepton_edge.errors import Cancelled
+from lepton_edge.errors import Cancelled, RequestError
 from lepton_edge.program.summary import Summary, summarise
 
 
@@ -28,6 +28,7 @@ class FakeEngine:
         self.blocked: int | None = None
         self.waiting = threading.Event()
         self.closed = False
+        self.can_truncate = True
         self._busy = threading.Lock()
         self._running = False
         self._cancel = False
@@ -54,6 +55,12 @@ class FakeEngine:
 
     def length(self, slot: int) -> int:
         return len(self.slots[slot])
+
+    def truncate(self, slot: int, length: int) -> None:
+        assert not self.closed
+        if length > len(self.slots[slot]) or (not self.can_truncate and length not in (0, len(self.slots[slot]))):
+            raise RequestError(f"cannot truncate to {length}")
+        del self.slots[slot][length:]
 
     def forward(self, tokens, slots, positions, wanted) -> np.ndarray:
         assert self._busy.acquire(blocking=False), "two forward calls at once"

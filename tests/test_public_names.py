@@ -22,7 +22,8 @@ def test_all_is_complete_and_sorted(name: str) -> None:
 def test_the_promised_interface() -> None:
     for name in ("load", "Model", "LeptonError", "__version__"):
         assert name in lepton_edge.__all__
-    for name in ("generate", "stream", "logits", "tokenizer", "cancel", "close", "spec", "format"):
+    names = ("chat", "stream_chat", "generate", "stream", "logits", "tokenizer", "cancel", "close", "spec", "format")
+    for name in names:
         assert getattr(lepton_edge.Model, name).__doc__, f"Model.{name} has no docstring"
 
 

@@ -8,31 +8,18 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lepton_edge.cli.options import add_engine_options, count
+from lepton_edge.cli.options import ENGINE, SAMPLING, add_model_options, add_sampling_options, given
 from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.api import Model
 
-SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options; llama.cpp's short flags where it has them."""
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; '-' reads it from stdin")
-    parser.add_argument(
-        "-m", "--model", metavar="MODEL", help="a model folder, or an embedded model (default: stories)"
-    )
-    parser.add_argument("-n", "--max-tokens", type=count, metavar="N", help="at most N new tokens")
-    parser.add_argument("-c", "--context", type=count, metavar="N", help="positions to make room for")
-    add_engine_options(parser)
-    parser.add_argument("-s", "--seed", type=count, metavar="N", help="the same seed gives the same text")
-    parser.add_argument("--temp", dest="temperature", type=float, metavar="X", help="0 takes the likeliest token")
-    parser.add_argument("--top-k", type=count, metavar="N", help="choose among the N likeliest; 0: all")
-    parser.add_argument("--top-p", type=float, metavar="X", help="choose among the likeliest that sum to X")
-    parser.add_argument("--min-p", type=float, metavar="X", help="drop tokens less likely than X of the best")
-    parser.add_argument("--repeat-penalty", type=float, metavar="X", help="above 1 discourages repetition")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be given again")
+    add_model_options(parser)
+    add_sampling_options(parser)
     parser.add_argument("--no-display-prompt", action="store_true", help="write the continuation only")
     parser.add_argument("--json", action="store_true", help="write one JSON object when done")
     parser.add_argument("-v", "--verbose", action="store_true", help="report speeds on stderr")
@@ -44,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     import lepton_edge
 
     started = time.perf_counter()
-    options = {name: getattr(arguments, name) for name in ("format", "kv_dtype", "threads", "isa", "context")}
+    options = {name: getattr(arguments, name) for name in ENGINE}
     with lepton_edge.load(arguments.model, **options) as model:
         loaded = time.perf_counter() - started
         result = _generate(model, prompt, arguments)
@@ -65,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dict:
     """Runs the request, showing it as it goes unless JSON is asked for; returns what --json prints."""
-    sampling = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    sampling = given(arguments, SAMPLING)
     show = not arguments.json
     if show and not arguments.no_display_prompt:
         print(prompt, end="", flush=True)

@@ -6,11 +6,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lepton_edge.cli import bench, doctor, generate, inspect, quantize
+from lepton_edge.cli import bench, chat, doctor, generate, inspect, quantize
 from lepton_edge.errors import LeptonError
 from lepton_edge.version import __version__
 
-VERBS = {"generate": generate, "quantize": quantize, "bench": bench, "inspect": inspect, "doctor": doctor}
+VERBS = {
+    "generate": generate,
+    "chat": chat,
+    "quantize": quantize,
+    "bench": bench,
+    "inspect": inspect,
+    "doctor": doctor,
+}
 
 FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect

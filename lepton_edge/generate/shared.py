@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge.errors import Cancelled, RequestError
+from lepton_edge.generate.kept import KeptSequences
 
 if TYPE_CHECKING:
     from lepton_edge.generate.sampling import Sampler
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CANCEL_TRIES = 20
 CANCEL_PAUSE = 0.001  # s
 LAST = np.zeros(1, np.int32)
+NOTHING = np.empty(0, np.int32)
 
 Result = TypeVar("Result")
 
@@ -39,16 +41,19 @@ class SharedEngine:
         self._stepping: Sequence | None = None
         self._stepper = 0  # the thread inside a forward call, as get_ident() names it
         self._ended: list[int] = []  # slots to free
+        self._kept = KeptSequences(engine.context)
         self._closed = False
 
-    def begin(self) -> Sequence:
+    def begin(self, keep: bool = False) -> Sequence:
         """A new sequence, which `cancel` reaches from now on; it takes a slot with `open`.
+
+        keep: when it is closed, it stays in the cache for a later one that begins alike.
 
         Raises:
             RequestError: the engine is closed, or this thread is inside a forward call.
         """
         self.check_usable()
-        sequence = Sequence(self)
+        sequence = Sequence(self, keep)
         with self._state:
             self._sequences.add(sequence)
         return sequence
@@ -105,6 +110,28 @@ class SharedEngine:
             self.check_usable()
             return self.engine.open()
 
+    def take_kept(self, prompt: NDArray[np.int32]) -> tuple[int, list[int]]:
+        """A slot, and the tokens in it: those of `prompt` int32 [T] that a kept sequence began with as well."""
+        with self._turn:
+            self.check_usable()
+            found = self._kept.take(prompt)
+            if found is None:
+                return self.engine.open(), []
+            slot, tokens = found
+            try:
+                self.engine.truncate(slot, len(tokens))
+            except RequestError:
+                # A model that keeps a state cannot go back to where the conversation changed.
+                self.engine.truncate(slot, 0)
+                return slot, []
+            return slot, tokens
+
+    def keep_slot(self, slot: int, tokens: list[int]) -> None:
+        """Leave a slot to later sequences; `tokens` are in it."""
+        with self._turn:
+            for dropped in self._kept.put(slot, tokens):
+                self.free_slot(dropped)
+
     def free_slot(self, slot: int) -> None:
         """Give a slot back: now, or at the end of the step that the garbage collector interrupted to come here."""
         with self._turn:
@@ -123,24 +150,37 @@ class Sequence:
     Attributes:
         shared: the engine.
         slot: its number in the engine; None while it has none.
-        length: tokens fed so far.
+        tokens: those in the cache.
         cancelled: set by `SharedEngine.cancel`; no step follows.
     """
 
-    def __init__(self, shared: SharedEngine) -> None:
+    def __init__(self, shared: SharedEngine, keep: bool) -> None:
         self.shared = shared
         self.slot: int | None = None
-        self.length = 0
+        self.tokens: list[int] = []
         self.cancelled = False
+        self._keep = keep
 
-    def open(self) -> None:
-        """Take a slot."""
-        self.slot = self.shared.take_slot()
+    @property
+    def length(self) -> int:
+        """How many tokens are in the cache."""
+        return len(self.tokens)
+
+    def open(self, prompt: NDArray[np.int32] = NOTHING) -> None:
+        """Take a slot. Where sequences are kept, it may hold the beginning of `prompt` int32 [T], never all of it."""
+        if self._keep:
+            self.slot, self.tokens = self.shared.take_kept(prompt)
+        else:
+            self.slot = self.shared.take_slot()
 
     def close(self) -> None:
         """Give the slot back, if there is one."""
         slot, self.slot = self.slot, None
-        if slot is not None:
+        if slot is None:
+            return
+        if self._keep and self.tokens:
+            self.shared.keep_slot(slot, self.tokens)
+        else:
             self.shared.free_slot(slot)
 
     def feed(self, tokens: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -151,7 +191,7 @@ class Sequence:
         """
         slots, positions = self._places(tokens.size)
         logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted))
-        self.length += tokens.size
+        self.tokens += tokens.tolist()
         return logits
 
     def follow(self, tokens: NDArray[np.int32], sampler: Sampler) -> tuple[int, float]:
@@ -169,7 +209,7 @@ class Sequence:
             return sampler.choose(engine.step(tokens, slots, positions, last, (sampler.temperature,)), 0)
 
         chosen = self.shared.step(self, work)
-        self.length += tokens.size
+        self.tokens += tokens.tolist()
         return chosen
 
     def _places(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

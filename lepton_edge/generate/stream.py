@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -45,7 +45,12 @@ class Piece:
 
 
 def stream(
-    sequence: Sequence, tokenizer: Tokenizer, prompt: NDArray[np.int32], params: SamplingParams
+    sequence: Sequence,
+    tokenizer: Tokenizer,
+    prompt: NDArray[np.int32],
+    params: SamplingParams,
+    ends: Collection[int] = (),
+    shown: Collection[str] = (),
 ) -> Generator[Piece, None, None]:
     """Generate after a prompt; one piece for each token, end tokens included.
 
@@ -54,27 +59,30 @@ def stream(
         tokenizer: for the text and the end tokens.
         prompt: int32 [T] ids below the vocabulary's size, at least one, at most the context.
         params: how to choose, when to stop.
+        ends: tokens that end the text, besides the tokenizer's own.
+        shown: special tokens whose text is not left out.
     """
     engine = sequence.shared.engine
     # The last token need not be fed, so it has no position in the cache.
     limit = min(params.max_tokens, engine.context - prompt.size + 1)
-    text = _Text(tokenizer.stream(prefix=prompt[-PREFIX:]), StopFinder(params.stop))
+    text = _Text(tokenizer.stream(prompt[-PREFIX:], shown), StopFinder(params.stop))
+    last_tokens = tokenizer.eos_ids.union(ends)
     with closing(sequence):
         try:
-            sequence.open()
+            sequence.open(prompt)
             sampler = Sampler(params, prompt, engine.vocab)
-            *parts, tokens = _chunks(prompt, engine.max_batch)
+            *parts, tokens = _chunks(prompt[sequence.length :], engine.max_batch)
             for part in parts:
                 sequence.feed(part, NOTHING)
             for count in range(1, limit + 1):
                 token, logprob = sequence.follow(tokens, sampler)
                 reason: FinishReason | None = "length" if count == limit else None
-                if token in tokenizer.eos_ids:
-                    shown, reason = text.end()[0], "stop"
+                if token in last_tokens:
+                    certain, reason = text.end()[0], "stop"
                 else:
-                    shown, stopped = text.push(token, last=count == limit)
+                    certain, stopped = text.push(token, last=count == limit)
                     reason = "stop" if stopped else reason
-                yield Piece(shown, token, logprob, reason)
+                yield Piece(certain, token, logprob, reason)
                 if reason is not None:
                     return
                 tokens = np.array([token], np.int32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import SupportsIndex
@@ -45,7 +45,9 @@ class Tokenizer:
         self._backend = backend
         self._path = path
         self._model_vocab = model_vocab
-        self._special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        added = backend.get_added_tokens_decoder()
+        self._added = {token.content: token_id for token_id, token in added.items()}
+        self._special = {token.content for token in added.values() if token.special}
         decoder = backend.decoder
         self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
 
@@ -117,25 +119,32 @@ class Tokenizer:
         with package_errors(self._path):
             return self._backend.decode(checked, skip_special_tokens=not special)
 
-    def stream(self, prefix: Iterable[SupportsIndex] = (), special: bool = False) -> Detokenizer:
+    def stream(self, prefix: Iterable[SupportsIndex] = (), special: bool | Collection[str] = False) -> Detokenizer:
         """Text one token at a time; the pieces of `push` and `flush`, joined, equal `decode` of all the ids.
 
         Args:
             prefix: ids before the first one. Their text does not come again; it decides about a leading space.
-            special: keep the text of special tokens.
+            special: keep the text of special tokens: of all, or of those that are named.
         Raises:
             RequestError: an id of `prefix` is outside the vocabulary.
         """
         before = [self._check(token_id) for token_id in prefix]
         stages = stages_of(self._decoder)
-        if stages is None:
-            return WholeDetokenizer(lambda ids: self.decode(ids, special), before)
+        hidden = self._special.difference(self._special if special is True else special or ())
 
         def string_of(token_id: int) -> str | None:
             string = self._backend.id_to_token(self._check(token_id))
-            return None if not special and string in self._special else string
+            return None if string in hidden else string
 
+        if stages is None:
+            return WholeDetokenizer(
+                lambda ids: self.decode([i for i in ids if string_of(i) is not None], special=True), before
+            )
         return PipelineDetokenizer(stages, string_of, before)
+
+    def added_id(self, string: str) -> int | None:
+        """The id of an added token, special or not, that is spelled so; None where there is none."""
+        return self._added.get(string)
 
     def token(self, token_id: SupportsIndex) -> str:
         """The token's own string, as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`).

@@ -1,10 +1,11 @@
 """The fields that all decoder families share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .fields import Fields
 from .rope import MAX_POSITIONS, read_rope
-from .spec import DecoderSpec
+from .spec import Attention, DecoderSpec, FeedForward, Layer, Norm
 
 __all__ = ["read_decoder"]
 
@@ -39,24 +40,16 @@ def read_decoder(
     rope, context = read_rope(fields, head_dim, fields.integer("max_position_embeddings", 1, MAX_POSITIONS))
     if fields.text("hidden_act", default="silu") not in ("silu", "swish"):
         raise fields.unsupported("hidden_act", "silu")
+    seen = windows(fields, layers) if windows else (None,) * layers
+    attention = Attention(heads, kv_heads, head_dim, rope, qkv_bias=qkv_bias, o_bias=o_bias)
+    feed_forward = FeedForward(fields.integer("intermediate_size", 1, MAX_WIDTH), bias=mlp_bias)
     return DecoderSpec(
         family=family,
         vocab=fields.integer("vocab_size", 1, MAX_VOCAB),
         hidden=hidden,
-        ffn=fields.integer("intermediate_size", 1, MAX_WIDTH),
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        layers=tuple(Layer(replace(attention, window=window), feed_forward) for window in seen),
         context=context,
-        norm_eps=fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-6),
-        rope=rope,
-        windows=windows(fields, layers) if windows else (None,) * layers,
-        q_bias=qkv_bias,
-        k_bias=qkv_bias,
-        v_bias=qkv_bias,
-        o_bias=o_bias,
-        mlp_bias=mlp_bias,
+        norm=Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-6)),
         tied=fields.flag("tie_word_embeddings", default=False),
     )
 

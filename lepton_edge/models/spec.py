@@ -1,11 +1,16 @@
-"""What a decoder is, in plain values: all that the program builder, the quantizer and `lepton inspect` read."""
+"""What a decoder is, in plain values: all that the program builder, the quantizer and `lepton inspect` read.
+
+A model is a stack of layers, and a layer is a *mixer*, which lets tokens see each other, and a *feed-forward*, which
+works on each token by itself.  Each kind of the two is a small class here, with a file of the same name that lowers it
+in `program/blocks/`.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from .rope import RopeSpec
 
-__all__ = ["HF_MODULES", "DecoderSpec", "Names"]
+__all__ = ["HF_MODULES", "Attention", "DecoderSpec", "FeedForward", "Layer", "Mixer", "Names", "Norm", "Parts"]
 
 HF_MODULES: Mapping[str, str] = {
     "embed": "model.embed_tokens",
@@ -21,6 +26,8 @@ HF_MODULES: Mapping[str, str] = {
     "final_norm": "model.norm",
     "head": "lm_head",
 }
+
+Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weights [outputs, inputs], vectors [outputs]
 
 
 @dataclass(frozen=True)
@@ -40,44 +47,117 @@ class Names:
 
 
 @dataclass(frozen=True)
-class DecoderSpec:
-    """A pre-norm decoder: RMS norm, rotary attention, gated feed-forward. All sizes have been checked.
+class Norm:
+    """How activations are normed: a root mean square norm (arXiv:1910.07467)."""
 
-    `windows` has one entry for each layer: None for full attention, or how many positions a token sees, itself
-    included (position p sees p - window + 1 .. p).
+    eps: float = 1e-6
+
+    def parts(self, part: str, width: int) -> Parts:
+        """The tensors of the norm called `part`."""
+        return {part: (width,)}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A mixer: attention with rotary positions, `heads` query heads that share `kv_heads` key and value heads.
+
+    `window`: None for full attention, or how many positions a token sees, itself included (position p sees
+    p - window + 1 .. p).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: RopeSpec
+    window: int | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            **linear("q", query, hidden, self.qkv_bias),
+            **linear("k", key, hidden, self.qkv_bias),
+            **linear("v", key, hidden, self.qkv_bias),
+            **linear("o", hidden, query, self.o_bias),
+        }
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """down(activation(gate x) * up x), `width` wide (arXiv:2002.05202)."""
+
+    width: int
+    activation: str = "silu"
+    bias: bool = False
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        return {
+            **linear("gate", self.width, hidden, self.bias),
+            **linear("up", self.width, hidden, self.bias),
+            **linear("down", hidden, self.width, self.bias),
+        }
+
+
+Mixer = Attention  # | ShortConvolution | ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x))."""
+
+    mixer: Mixer
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder. All sizes have been checked.
+
     `tied`: the output head is the embedding table, and the checkpoint need not have `head`.
     """
 
     family: str
     vocab: int
     hidden: int
-    ffn: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+    layers: tuple[Layer, ...]
     context: int
-    norm_eps: float
-    rope: RopeSpec
-    windows: tuple[int | None, ...]
-    q_bias: bool = False
-    k_bias: bool = False
-    v_bias: bool = False
-    o_bias: bool = False
-    mlp_bias: bool = False
+    norm: Norm = Norm()
     tied: bool = False
-    activation: str = "silu"
     names: Names = field(default_factory=Names, repr=False, hash=False)
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def attentions(self) -> list[Attention]:
+        """The mixers that are attention, from the first layer on."""
+        return [layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention)]
+
+    @property
+    def first_matrix(self) -> str:
+        """The name of the first layer's first matrix, whose format stands for the others'."""
+        parts = self.layer_parts(0)
+        return self.names.name(next(part for part, shape in parts.items() if len(shape) == 2), 0)
+
+    def tensors(self) -> Parts:
         """Every tensor of the checkpoint that this model needs, by its name there, with its exact shape."""
-        shapes: dict[str, tuple[int, ...]] = {self.names.name("embed"): (self.vocab, self.hidden)}
-        for layer in range(self.layers):
-            shapes |= {self.names.name(part, layer): shape for part, shape in self._layer_parts().items()}
-        shapes[self.names.name("final_norm")] = (self.hidden,)
+        shapes: Parts = {self.names.name("embed"): (self.vocab, self.hidden)}
+        for i in range(len(self.layers)):
+            shapes |= {self.names.name(part, i): shape for part, shape in self.layer_parts(i).items()}
+        shapes |= {self.names.name(part): shape for part, shape in self.norm.parts("final_norm", self.hidden).items()}
         if not self.tied:
             shapes[self.names.name("head")] = (self.vocab, self.hidden)
         return shapes
+
+    def layer_parts(self, i: int) -> Parts:
+        """The parts of layer i."""
+        layer = self.layers[i]
+        return {
+            **self.norm.parts("attn_norm", self.hidden),
+            **layer.mixer.parts(self.hidden),
+            **self.norm.parts("ffn_norm", self.hidden),
+            **layer.feed_forward.parts(self.hidden),
+        }
 
     def with_tensors(self, stored: Collection[str]) -> "DecoderSpec":
         """The same model with its embedding table and head named as they are stored, as transformers 5 finds them.
@@ -91,21 +171,7 @@ class DecoderSpec:
             return replace(self, tied=False)
         return replace(self, names=Names({**self.names.modules, "embed": self.names.modules["head"]}))
 
-    def _layer_parts(self) -> dict[str, tuple[int, ...]]:
-        """The parts of one layer: weights [outputs, inputs], norms and biases [outputs]."""
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        linear = {
-            "q": (query, self.hidden, self.q_bias),
-            "k": (key, self.hidden, self.k_bias),
-            "v": (key, self.hidden, self.v_bias),
-            "o": (self.hidden, query, self.o_bias),
-            "gate": (self.ffn, self.hidden, self.mlp_bias),
-            "up": (self.ffn, self.hidden, self.mlp_bias),
-            "down": (self.hidden, self.ffn, self.mlp_bias),
-        }
-        parts: dict[str, tuple[int, ...]] = {"attn_norm": (self.hidden,), "ffn_norm": (self.hidden,)}
-        for part, (outputs, inputs, bias) in linear.items():
-            parts[part] = (outputs, inputs)
-            if bias:
-                parts[f"{part}.bias"] = (outputs,)
-        return parts
+
+def linear(part: str, outputs: int, inputs: int, bias: bool = False) -> Parts:
+    """The tensors of a linear map."""
+    return {part: (outputs, inputs), **({f"{part}.bias": (outputs,)} if bias else {})}

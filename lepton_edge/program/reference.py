@@ -193,7 +193,8 @@ def rope(run: Reference, row: Values) -> None:
     if not len(slots):
         return
     d, dim = row["head_dim"], row["rope_dim"]
-    cos, sin = (table.astype(np.float64)[positions] for table in run.spec.rope.tables(0, int(positions.max()) + 1))
+    tables = run.program.ropes[row["table"]].tables(0, int(positions.max()) + 1)
+    cos, sin = (table.astype(np.float64)[positions] for table in tables)
     q, k, v = (run.buffer(row[name]) for name in "qkv")
     run.put(row["q"], rotate(q.reshape(len(q), -1, d), dim, cos, sin).reshape(q.shape))
     dtype = run.program.kv_dtype

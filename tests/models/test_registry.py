@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lepton_edge.errors import ConfigError, UnsupportedModelError
 from lepton_edge.models.registry import families, spec_from_config
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
 
 WHERE = "/models/some/config.json"
 
@@ -57,20 +57,15 @@ def test_a_llama_config() -> None:
         family="llama",
         vocab=90,
         hidden=64,
-        ffn=120,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_dim=24,
+        layers=(
+            Layer(
+                Attention(4, 2, 24, RopeSpec(10000.0, 24), window=None, qkv_bias=True, o_bias=True),
+                FeedForward(120, "silu", bias=True),
+            ),
+        )
+        * 2,
         context=256,
-        norm_eps=1e-5,
-        rope=RopeSpec(10000.0, 24),
-        windows=(None, None),
-        q_bias=True,
-        k_bias=True,
-        v_bias=True,
-        o_bias=True,
-        mlp_bias=True,
+        norm=Norm(1e-5),
         tied=False,
     )
     assert hash(spec) == hash(copy.deepcopy(spec))
@@ -91,9 +86,13 @@ def test_optional_fields() -> None:
     for name in ("num_key_value_heads", "hidden_act", "tie_word_embeddings", "rope_theta"):
         assert spec_from_config(without(plain, name), WHERE) == spec, name
         assert spec_from_config(plain | {name: None}, WHERE) == spec, name
-    assert spec_from_config(without(plain, "rms_norm_eps"), WHERE).norm_eps == 1e-6
-    assert spec_from_config(plain | {"head_dim": None}, WHERE).head_dim == 16
-    assert spec_from_config(plain | {"head_dim": 10}, WHERE).head_dim == 10
+    assert spec_from_config(without(plain, "rms_norm_eps"), WHERE).norm.eps == 1e-6
+    assert spec_from_config(plain | {"head_dim": None}, WHERE).attentions[0].head_dim == 16
+    assert spec_from_config(plain | {"head_dim": 10}, WHERE).attentions[0].head_dim == 10
+
+
+def windows_of(config: dict[str, Any]) -> tuple[int | None, ...]:
+    return tuple(attention.window for attention in spec_from_config(config, WHERE).attentions)
 
 
 @pytest.mark.parametrize(
@@ -114,15 +113,15 @@ def test_optional_fields() -> None:
     ],
 )
 def test_windows(name: str, changes: dict[str, Any], windows: tuple[int | None, ...]) -> None:
-    assert spec_from_config(config_of(name, **changes), WHERE).windows == windows
+    assert windows_of(config_of(name, **changes)) == windows
 
 
 def test_a_window_that_is_not_mentioned_has_the_default_of_transformers() -> None:
     mistral = without(config_of("mistral_full"), "sliding_window")
-    assert spec_from_config(mistral, WHERE).windows == (4096, 4096)
+    assert windows_of(mistral) == (4096, 4096)
     qwen2 = config_of("qwen2_tied", use_sliding_window=True, max_window_layers=1)
-    assert spec_from_config(qwen2, WHERE).windows == (None, 4096)
-    assert spec_from_config(config_of("qwen2_tied", use_sliding_window=True), WHERE).windows == (None, None)
+    assert windows_of(qwen2) == (None, 4096)
+    assert windows_of(config_of("qwen2_tied", use_sliding_window=True)) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -260,12 +259,14 @@ def test_any_value_gives_a_sound_spec_or_one_of_our_errors(config: dict[str, Any
         assert str(error).startswith(f"{WHERE}: ")
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 400
         return
-    assert spec.heads % spec.kv_heads == 0 and spec.head_dim % 2 == 0 and len(spec.windows) == spec.layers
-    assert all(window is None or window > 0 for window in spec.windows)
+    for attention in spec.attentions:
+        assert attention.heads % attention.kv_heads == 0 and attention.head_dim % 2 == 0
+        assert attention.window is None or attention.window > 0
     assert all(0 < math.prod(shape) < 1 << 45 for shape in spec.tensors().values())
-    length = spec.rope.scaling.attention_factor if spec.rope.scaling else 1.0
+    rope = spec.attentions[0].rope
+    length = rope.scaling.attention_factor if rope.scaling else 1.0
     for start in (0, spec.context - 1):
-        cos, sin = spec.rope.tables(start, start + 1)
+        cos, sin = rope.tables(start, start + 1)
         np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
 
 

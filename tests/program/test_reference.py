@@ -75,7 +75,7 @@ def test_run_until_shows_any_buffer():
     # int8 groups of 32: each number is within half a step of what it stands for.
     h = run.buffer("h")
     steps = np.abs(np.pad(h, ((0, 0), (0, 26))).reshape(6, 3, 32)).max(2).repeat(32, axis=1)[:, :70] / 127
-    assert (np.abs(run.buffer("records") - h) <= 0.5001 * steps).all()
+    assert (np.abs(run.buffer("h_records") - h) <= 0.5001 * steps).all()
     logits = run.forward(*batch)
     assert logits.shape == (1, 83) and logits.dtype == np.float32 and run.length(slot) == 6
 

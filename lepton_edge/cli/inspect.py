@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import DecoderSpec
+    from lepton_edge.models.spec import Attention, DecoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +80,17 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         + (f"; window {', '.join(map(str, windows))}" if windows else "")
         + (f"; biases on {', '.join(biases)}" if biases else ""),
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
-        "context": f"{spec.context} tokens; rope theta {attention.rope.theta:g}"
-        + (f", scaling {attention.rope.scaling.kind}" if attention.rope.scaling else ""),
+        "context": f"{spec.context} tokens{_positions(attention)}",
         "cache": f"{size(2 * cached)} a token at 16 bits",
     }
     return facts(found)
+
+
+def _positions(attention: "Attention") -> str:
+    rope = attention.rope
+    if rope is None:
+        return "; ALiBi" if attention.slopes else ""
+    return f"; rope theta {rope.theta:g}" + (f", scaling {rope.scaling.kind}" if rope.scaling else "")
 
 
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:

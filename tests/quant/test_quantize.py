@@ -245,7 +245,8 @@ def test_source_cut_on_the_way(source: Path, tmp_path: Path) -> None:
 def test_the_script(tmp_path: Path) -> None:
     source = write_folder("llama_plain", tmp_path / "source")
     command = [sys.executable, str(ROOT / "tools" / "quantize.py"), str(source), str(tmp_path / "out")]
-    done = subprocess.run([*command, "--format", "q4", "--keep", "up_proj=q8"], capture_output=True, text=True, cwd=tmp_path)
+    options = ["--format", "q4", "--keep", "up_proj=q8"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("model.layers.1.mlp")]
     assert [line[1] for line in sorted(lines)] == ["q4", "q4", "q8"] and "21 tensors" in done.stdout

@@ -49,27 +49,28 @@ def random_blocks(rng: np.random.Generator, rows: int, columns: int, format: str
 def tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     """Every tensor under its GGUF name -> its shape."""
     arch = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == spec.family)
-    names = get_tensor_name_map(arch, spec.layers)
+    names = get_tensor_name_map(arch, len(spec.layers))
     return {names.get_name(name, (".weight", ".bias")): shape for name, shape in spec.tensors().items()}
 
 
 def describe(out: GGUFWriter, spec: DecoderSpec, format: str) -> None:
     """Adds the header's fields and every tensor's name, shape and type."""
     ggml_type = GGML_TYPES[format]
+    attention = spec.attentions[0]
     out.add_file_type(LlamaFileType[f"MOSTLY_{ggml_type}"])
     out.add_tokenizer_model("no_vocab")
     out.add_vocab_size(spec.vocab)
     out.add_context_length(spec.context)
     out.add_embedding_length(spec.hidden)
-    out.add_feed_forward_length(spec.ffn)
-    out.add_block_count(spec.layers)
-    out.add_head_count(spec.heads)
-    out.add_head_count_kv(spec.kv_heads)
-    out.add_key_length(spec.head_dim)
-    out.add_value_length(spec.head_dim)
-    out.add_rope_dimension_count(spec.rope.dim)
-    out.add_rope_freq_base(spec.rope.theta)
-    out.add_layer_norm_rms_eps(spec.norm_eps)
+    out.add_feed_forward_length(spec.layers[0].feed_forward.width)
+    out.add_block_count(len(spec.layers))
+    out.add_head_count(attention.heads)
+    out.add_head_count_kv(attention.kv_heads)
+    out.add_key_length(attention.head_dim)
+    out.add_value_length(attention.head_dim)
+    out.add_rope_dimension_count(attention.rope.dim)
+    out.add_rope_freq_base(attention.rope.theta)
+    out.add_layer_norm_rms_eps(spec.norm.eps)
     for name, shape in tensors(spec).items():
         if len(shape) == 2:
             size = (shape[0], row_bytes(shape[1], format))

@@ -150,9 +150,8 @@ def per_row(op: OpTime) -> OpTime:
 def with_layers(spec: DecoderSpec, format: str) -> DecoderSpec:
     """The same model with as few of its layers as have RESIDENT bytes of weights together."""
     shapes = [shape for shape in spec.tensors().values() if len(shape) == 2 and spec.vocab not in shape]
-    layer = sum(get_format(format).nbytes(*shape) for shape in shapes) / spec.layers
-    layers = min(spec.layers, -int(-RESIDENT // layer))
-    return replace(spec, layers=layers, windows=spec.windows[:layers])
+    layer = sum(get_format(format).nbytes(*shape) for shape in shapes) / len(spec.layers)
+    return replace(spec, layers=spec.layers[: -int(-RESIDENT // layer)])
 
 
 def is_attention(op: OpTime) -> bool:

@@ -27,6 +27,7 @@ from lepton_edge.version import __version__
 if TYPE_CHECKING:
     from lepton_edge.api import Model, Piece, load
     from lepton_edge.generate.chat import Answer, ChatPiece, ToolCall
+    from lepton_edge.models.registry import register
 
 __all__ = [
     "Answer",
@@ -47,10 +48,15 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "load",
+    "register",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "register":
+        from lepton_edge.models.registry import register
+
+        return register
     if name in ("Model", "Piece", "load"):
         from lepton_edge import api
 

@@ -7,7 +7,7 @@ import numpy as np
 from lepton_edge.checkpoint.store import Weight
 from lepton_edge.kernels.machine import instruction_set
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
 from lepton_edge.program.reference import Reference
 from lepton_edge.quant.formats import get_format
 from lepton_edge.runtime import Engine
@@ -15,16 +15,19 @@ from lepton_edge.runtime import Engine
 FORMATS = ("f32", "f16", "bf16", "q8", "q4")
 
 
-def decoder(hidden, ffn, heads, kv_heads, head_dim, vocab, *, windows=(None, None), context=256, **options):
-    """A spec; the rest has defaults."""
-    return DecoderSpec("test", vocab, hidden, ffn, len(windows), heads, kv_heads, head_dim, context, 1e-5,
-                       RopeSpec(10000.0, head_dim), windows, **options)  # fmt: skip
+def decoder(hidden, ffn, heads, kv_heads, head_dim, vocab, *, windows=(None, None), context=256, biases=(0, 0, 0),
+            tied=False):  # fmt: skip
+    """A spec with a layer for each window; `biases` says whether q k v, o, and the feed-forward have some."""
+    qkv, o, mlp = map(bool, biases)
+    rope, feed_forward = RopeSpec(10000.0, head_dim), FeedForward(ffn, bias=mlp)
+    layers = tuple(Layer(Attention(heads, kv_heads, head_dim, rope, w, qkv, o), feed_forward) for w in windows)
+    return DecoderSpec("test", vocab, hidden, layers, context, Norm(1e-5), tied)
 
 
 PLAIN = decoder(64, 96, 4, 2, 16, 96)
 # Sizes that are multiples of nothing, biases everywhere, one table, one key head.
-ODD = decoder(70, 90, 5, 1, 24, 83, q_bias=True, k_bias=True, v_bias=True, o_bias=True, mlp_bias=True, tied=True)
-WINDOWS = decoder(80, 52, 6, 3, 10, 101, windows=(9, None, 130), context=1100, q_bias=True)
+ODD = decoder(70, 90, 5, 1, 24, 83, biases=(1, 1, 1), tied=True)
+WINDOWS = decoder(80, 52, 6, 3, 10, 101, windows=(9, None, 130), context=1100, biases=(1, 0, 0))
 SPECS = {"plain": PLAIN, "odd": ODD, "windows": WINDOWS}
 
 

@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import DecoderSpec
+    from lepton_edge.models.spec import Attention, DecoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +62,11 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         nbytes[format] += checkpoint.bytes(name).nbytes
     parameters, total = sum(counts.values()), sum(nbytes.values())
     formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
-    windows = sorted({window for window in spec.windows if window is not None})
-    biases = [part for part in ("q", "k", "v", "o", "mlp") if getattr(spec, f"{part}_bias")]
+    attention, feed_forward = spec.attentions[0], spec.layers[0].feed_forward
+    windows = sorted({found.window for found in spec.attentions if found.window is not None})
+    biases = [part for part, on in (("q, k, v", attention.qkv_bias), ("o", attention.o_bias),
+                                    ("mlp", feed_forward.bias)) if on]  # fmt: skip
+    cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
     unused = len(checkpoint.names - shapes.keys())
     found = {
         "folder": str(checkpoint.folder),
@@ -71,16 +74,23 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "parameters": f"{parameters:,} in {len(shapes)} tensors" + (f"; {unused} more are not used" if unused else ""),
         "weights": f"{size(total)}, {8 * total / parameters:.2f} bits a parameter: {formats}",
         "files": ", ".join(file.path.name for file in checkpoint.files),
-        "layers": f"{spec.layers} of width {spec.hidden}, feed-forward {spec.ffn} ({spec.activation})",
-        "attention": f"{spec.heads} heads, {spec.kv_heads} for keys and values, {spec.head_dim} wide"
+        "layers": f"{len(spec.layers)} of width {spec.hidden}, feed-forward {feed_forward.width} "
+        f"({feed_forward.activation})",
+        "attention": f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
         + (f"; window {', '.join(map(str, windows))}" if windows else "")
         + (f"; biases on {', '.join(biases)}" if biases else ""),
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
-        "context": f"{spec.context} tokens; rope theta {spec.rope.theta:g}"
-        + (f", scaling {spec.rope.scaling.kind}" if spec.rope.scaling else ""),
-        "cache": f"{size(2 * 2 * spec.layers * spec.kv_heads * spec.head_dim)} a token at 16 bits",
+        "context": f"{spec.context} tokens{_positions(attention)}",
+        "cache": f"{size(2 * cached)} a token at 16 bits",
     }
     return facts(found)
+
+
+def _positions(attention: "Attention") -> str:
+    rope = attention.rope
+    if rope is None:
+        return "; ALiBi" if attention.slopes else ""
+    return f"; rope theta {rope.theta:g}" + (f", scaling {rope.scaling.kind}" if rope.scaling else "")
 
 
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
@@ -89,7 +99,7 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     from lepton_edge.kernels.ops import ALWAYS
     from lepton_edge.program import build_decoder
 
-    kv_dtype = "f32" if checkpoint.format(spec.names.name("q", 0)) == "f32" else "f16"  # as the engine chooses
+    kv_dtype = "f32" if checkpoint.format(spec.first_matrix) == "f32" else "f16"  # as the engine chooses
     program = build_decoder(spec, checkpoint.weight, kv_dtype, spec.context)
     rows = []
     for i, row in enumerate(program.rows):
@@ -100,7 +110,7 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         label = row.label.replace("layer ", "L")
         rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
     barriers = sum(row.barrier == ALWAYS for row in program.rows)
-    activations = sum(buffer.token_bytes for buffer in program.buffers.values())
+    activations = sum(buffer.token_bytes for buffer in program.buffers.values() if buffer.within is None)
     return "\n".join(
         [
             table(["#", "op", "part", "weight", "size", "reads->writes"], rows, "><<>><"),

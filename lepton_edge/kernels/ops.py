@@ -8,11 +8,11 @@ here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are 
 from dataclasses import dataclass
 
 __all__ = [
-    "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES", "ROW", "TOKENS",
-    "WANTED", "Op", "field",
+    "ACTIVATIONS", "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES", "ROW",
+    "TOKENS", "WANTED", "Op", "field",
 ]  # fmt: skip
 
-ROW = 20
+ROW = 36
 KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; when to meet after it; TOKENS or WANTED; work taken
 NEVER, ALWAYS, LARGE = range(3)  # kinds of barrier; LARGE: not in a small step (see `layout.SMALL`)
 TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, or those whose logits are wanted
@@ -37,33 +37,46 @@ def _op(name: str, spec: str) -> Op:
 
 
 PROBES = ("probe_read", "probe_dot", "probe_fma")  # kernels that are no ops: they measure the machine (`probe.py`)
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2")
 PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8")
+
+# Queries that share a key head lie `q_step` floats from the next ones, key and value heads `k_step`.  The first
+# `rope_dim` numbers of a head are turned, in pairs (i, i + rope_dim / 2), or (2 i, 2 i + 1) if `paired`.  Norms of
+# heads: their weights lie `norm_step` floats from head to head; `norm_center`: a layer norm.
+HEADS = (
+    "q:a ldq q_step k:a v:a ldk k_step heads kv_heads head_dim rope_dim paired table:p layer q_norm:p k_norm:p "
+    "norm_step norm_eps:f norm_center"
+)
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        # y[t] = row token[t] of w
-        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes") for f in PLAIN + PACKED),
-        # y[t] = x[t] / rms(x[t]) * weight, and as int8 groups where `records` is given; own: each thread has its own y
-        # and records in a small step, one behind the other
-        _op("rms_norm", "x:a ldx weight:p y:a ldy n eps:f records:a groups own"),
+        # y[t] (+)= scale * row token[t] of w; by_position: row position[t] + offset
+        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes scale:f by_position offset accumulate")
+          for f in PLAIN + PACKED),
+        # y[t] (+)= x[t] / rms(x[t]) * weight (+ bias), and as int8 groups where `records` is given; own: each thread
+        # has its own y and records in a small step, one behind the other; layer_norm takes x less its mean
+        *(_op(f"{kind}_norm", "x:a ldx weight:p bias:p y:a ldy n eps:f accumulate records:a groups own")
+          for kind in ("rms", "layer")),
         # records[t] = x[t] as int8 groups of 32 with scale and sum
         _op("quantize", "x:a ldx records:a groups"),
         # y[t] (+)= w x[t] (+ bias); own: of the thread's own x
         *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own blocks groups block_bytes")
           for f in PACKED),
         *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own ldx columns") for f in PLAIN),
-        # up[t] = w x[t] (+ bias), the same for `gate`, then swiglu of both into `gate`
-        *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p records:a own blocks groups block_bytes")
-          for f in PACKED),
-        # rotate q and k by their positions; k and v go into the cache
-        *(_op(f"rope_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer") for c in CACHES),
+        # gate[t] = w x[t] (+ bias), the same for `up` where it has a weight, then `activate` of both into `gate`
+        *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p activation records:a own blocks groups "
+              "block_bytes") for f in PACKED),
+        # norm heads of q and k where they have norms, rotate them by their positions; k and v go into the cache
+        *(_op(f"rope_{c}", HEADS) for c in CACHES),
         # y[t] = softmax(q k / scale) v over the sequence's cache, and as int8 groups where `records` is given; in a
         # small step it does what rope does, too
-        *(_op(f"attention_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer y:a ldy scale:f "
-              "window records:a") for c in CACHES),
-        # y[t] = silu(gate[t]) * up[t], and as int8 groups where `records` is given
-        _op("swiglu", "gate:a up:a ldx y:a ldy n records:a groups"),
+        # cap: scores become cap * tanh(scores / cap); slopes: of each head, times the distance, is added (ALiBi)
+        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a") for c in CACHES),
+        # y[t] = activation(gate[t]) (* up[t]), and as int8 groups where `records` is given; see ACTIVATIONS
+        _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
+        # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)
+        _op("limit", "x:a ldx n limit:f soft"),
         # y[m] = x[wanted[m]]
         _op("gather", "x:a ldx y:a ldy n"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated

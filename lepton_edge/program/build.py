@@ -1,5 +1,6 @@
-"""Lower a decoder to a program: the one place that knows what a transformer block is made of."""
+"""Lower a decoder to a program: the order of a model's parts, and the operands and rows that its blocks share."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,122 +8,117 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
-from ..errors import CheckpointError
-from ..kernels.layout import (
-    BLOCK,
-    GROUP,
-    PANEL_BYTES,
-    QUERY_TILE,
-    TOP,
-    attention_scratch,
-    kv_bytes,
-    partial_bytes,
-    summary_sizes,
-)
-from ..kernels.ops import ALWAYS, LARGE, NEVER, TOKENS, WANTED
-from ..models.spec import DecoderSpec
+from ..errors import CheckpointError, UnsupportedModelError
+from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, TOP, summary_sizes
+from ..kernels.ops import ALWAYS, LARGE, TOKENS, WANTED
+from ..models.rope import RopeSpec
+from ..models.spec import DecoderSpec, Norm
 from ..quant.formats import get_format
+from .blocks import BLOCKS
 from .table import Buffer, Program, Row, pad
 
-__all__ = ["build_decoder"]
-
-MAX_QUERY_ROWS = 128  # bounds the attention's scratch
+__all__ = ["Builder", "build_decoder"]
 
 
 def build_decoder(spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> Program:
     """The program of a decoder.  `weight(name)` gives a tensor, in the format in which it shall run."""
-    return _Builder(spec, weight, kv_dtype, context).build()
+    return Builder(spec, weight, kv_dtype, context).build()
 
 
-class _Builder:
+class Builder:
+    """A program in the making: what the parts of a model and its blocks (`blocks/`) are written with."""
+
     def __init__(self, spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> None:
+        """Takes what `build_decoder` takes."""
         self.spec, self.weight = spec, weight
         self.shapes = spec.tensors()
-        self.program = Program(spec.vocab, context, kv_dtype)
+        self.own = spec.norm_before  # `h` is a norm's output, of which each thread has its own in a small step
+        self.program = Program(spec.vocab, context, kv_dtype, query_tile=QUERY_TILE)
 
     def build(self) -> Program:
-        spec, program = self.spec, self.program
-        self.plan_cache()
-        query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        for name, columns in (
-            ("x", spec.hidden), ("h", spec.hidden), ("q", query), ("k", key), ("v", key), ("att", query),
-            ("gate", spec.ffn), ("up", spec.ffn),
-        ):  # fmt: skip
-            program.buffers[name] = Buffer(name, columns)
-        program.buffers["last"] = Buffer("last", spec.hidden, WANTED)
-        program.buffers["last_h"] = Buffer("last_h", spec.hidden, WANTED)
-        program.buffers["logits"] = Buffer("logits", spec.vocab, WANTED)
+        """The program.  CheckpointError for a weight of another shape than the spec's."""
+        self.program.need_scratch(PANEL_BYTES)
+        self.buffer("x", self.spec.hidden)
+        if self.own:
+            self.buffer("h", self.spec.hidden)
+        else:
+            self.part_of("x", "h", 0)
         self.embed()
-        for layer in range(spec.layers):
-            self.attention(layer)
-            self.feed_forward(layer)
+        for i in range(len(self.spec.layers)):
+            self.layer(i)
         self.head()
         self.summary()
-        return program
+        return self.program
 
     # -- parts of the model ---------------------------------------------------------------------------------
 
-    def plan_cache(self) -> None:
-        """Sizes of a page and of the attention's scratch."""
-        spec, program = self.spec, self.program
-        group = spec.heads // spec.kv_heads
-        self.layer_bytes = spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
-        program.page_bytes = spec.layers * self.layer_bytes
-        program.query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))
-        program.partial_bytes = partial_bytes(group, spec.head_dim)
-        scratch = max(attention_scratch(program.query_tile * group, spec.head_dim), PANEL_BYTES)
-        program.scratch_bytes = pad(scratch, 128)
-
     def embed(self) -> None:
-        name = self.use_weight("embed")
-        weight = self.program.weights[name]
-        self.emit(f"embed_{weight.format}", "embed", w=name, y="x", ldy=self.ld("x"), n=self.spec.hidden,
-                  **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
+        """ids to `x`."""
+        spec = self.spec
+        width = spec.embed_width or spec.hidden
+        y = self.buffer("embedded", width) if spec.embed_width else "x"
+        self.look_up("embed", y, scale=spec.embed_scale)
+        if spec.embed_width:
+            self.quantize("embed", y, [self.use_weight("project_in")])
+            self.linear("project_in", None, y, "x")
+        if spec.positions:
+            self.look_up("positions", "x", by_position=1, offset=spec.first_position, accumulate=1)
+        if spec.embed_norm:
+            self.norm("embed_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
 
-    def attention(self, layer: int) -> None:
-        spec, kv = self.spec, self.program.kv_dtype
-        label = f"layer {layer}"
-        inputs = self.use_weights(("q", "k", "v"), layer)
-        self.norm("attn_norm", layer, "x", "h", inputs)
-        for part, name in zip("qkv", inputs, strict=True):
-            self.linear(part, layer, name, "h", part, own=True, barrier=ALWAYS if part == "v" else NEVER)
-        heads: dict[str, Any] = dict(
-            q="q", ldq=self.ld("q"), k="k", v="v", ldk=self.ld("k"), heads=spec.heads, kv_heads=spec.kv_heads,
-            head_dim=spec.head_dim, rope_dim=spec.rope.dim, table="rope", layer=layer * self.layer_bytes,
-        )  # fmt: skip
-        self.emit(f"rope_{kv}", label, barrier=LARGE, **heads)
-        (output,) = self.use_weights(("o",), layer)
-        records = self.records("att", [output], TOKENS)
-        whole = spec.heads // spec.kv_heads * spec.head_dim % GROUP == 0  # heads that a thread has at once
-        self.emit(f"attention_{kv}", label, **heads, y="att", ldy=self.ld("att"), scale=spec.head_dim**-0.5,
-                  window=spec.windows[layer] or 0, records=records if whole else None)  # fmt: skip
-        if records and not whole:
-            self.emit("quantize", label, x="att", ldx=self.ld("att"), records=records, groups=self.ld("att") // GROUP)
-        self.linear("o", layer, output, "att", "x", accumulate=True)
+    def layer(self, i: int) -> None:
+        """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)), in the order and with the norms of the family."""
+        spec, layer = self.spec, self.spec.layers[i]
+        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
+        parts = [(name, part, BLOCKS[type(part)]) for name, part in both]
+        if not spec.parallel:
+            for name, part, block in parts:
+                self.enter(f"{name}_norm", i, block.inputs(self, part, i))
+                block.inside(self, part, i)
+                if spec.norm_after:
+                    y = self.buffer("added", spec.hidden)
+                    block.output(self, part, i, y, False)
+                    self.norm(f"{name}_post_norm", i, y, "x", [], own=False, accumulate=True, barrier=ALWAYS)
+                else:
+                    block.output(self, part, i, "x", True)
+            return
+        readers = [block.inputs(self, part, i) for _, part, block in parts]
+        self.enter("attn_norm", i, readers[0] + (readers[1] if spec.parallel == 1 else []))
+        for name, part, block in parts:
+            if name == "ffn" and spec.parallel == 2:
+                self.enter("ffn_norm", i, readers[1])
+            block.inside(self, part, i)
+        for _, part, block in parts:
+            block.output(self, part, i, "x", True)
 
-    def feed_forward(self, layer: int) -> None:
-        inputs = self.use_weights(("gate", "up"), layer)
-        self.norm("ffn_norm", layer, "x", "h", inputs)
-        (down,) = self.use_weights(("down",), layer)
-        records, ld = self.records("gate", [down], TOKENS), self.ld("gate")
-        gate, up = (self.program.weights[name] for name in inputs)
-        if gate.format == up.format and get_format(gate.format).packed:
-            self.emit(f"gated_{gate.format}", _label("gate up", layer), x="records", w=inputs[0], up_w=inputs[1],
-                      gate="gate", up="up", ldy=ld, bias=self.bias("gate", layer), up_bias=self.bias("up", layer),
-                      records=records, own=1, **self.blocks(gate, ("blocks", "groups", "block_bytes")))  # fmt: skip
+    def enter(self, norm: str, i: int, readers: list[str]) -> None:
+        """`h`, which the weights `readers` are multiplied with, from `x`."""
+        if self.spec.norm_before:
+            self.norm(norm, i, "x", "h", readers)
         else:
-            self.linear("gate", layer, inputs[0], "h", "gate", own=True, barrier=NEVER)
-            self.linear("up", layer, inputs[1], "h", "up", own=True)
-            self.emit("swiglu", f"layer {layer}", gate="gate", up="up", ldx=ld, y="gate", ldy=ld, n=self.spec.ffn,
-                      records=records, groups=ld // GROUP)  # fmt: skip
-        self.linear("down", layer, down, "gate", "x", accumulate=True)
+            self.quantize(f"layer {i}", "h", readers)
 
     def head(self) -> None:
-        spec = self.spec
-        head = self.use_weight("embed" if spec.tied else "head")
-        self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y="last", ldy=self.ld("last"), n=self.ld("x"))
-        self.norm("final_norm", None, "last", "last_h", [head])
-        self.linear("head", None, head, "last_h", "logits", own=True)
+        """`x` of the wanted tokens to `logits`."""
+        spec, part, x = self.spec, "embed" if self.spec.tied else "head", "last"
+        self.buffer("last", spec.hidden, WANTED)
+        self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y=x, ldy=self.ld(x), n=self.ld(x))
+        readers = [self.use_weight("project_out" if spec.embed_width else part)]
+        if spec.final_norm:
+            x = self.buffer("last_h", spec.hidden, WANTED)
+            self.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
+        if spec.embed_width:
+            if not spec.final_norm:
+                self.quantize("head", x, readers)
+            y = self.buffer("last_out", spec.embed_width, WANTED)
+            self.linear("project_out", None, x, y, own=spec.final_norm)
+            x = y
+            self.quantize("head", x, [self.use_weight(part)])
+        self.buffer("logits", spec.vocab, WANTED)
+        self.linear(part, None, x, "logits", own=x == "last_h", label="head")
+        if spec.logit_cap:
+            self.emit("limit", "head", WANTED, x="logits", ldx=self.ld("logits"), n=spec.vocab, limit=spec.logit_cap,
+                      soft=1)  # fmt: skip
 
     def summary(self) -> None:
         """What a sampler reads of the logits; an executor may stop before these rows."""
@@ -141,18 +137,49 @@ class _Builder:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def norm(self, part: str, layer: int | None, x: str, y: str, consumers: list[str]) -> None:
-        count = self.program.buffers[x].count
-        self.emit("rms_norm", _label(part, layer), count, x=x, ldx=self.ld(x), weight=self.param(part, layer), y=y,
-                  ldy=self.ld(y), n=self.spec.hidden, eps=self.spec.norm_eps,
-                  records=self.records(y, consumers, count), groups=self.ld(x) // GROUP, own=1,
-                  barrier=LARGE)  # fmt: skip
+    def look_up(self, part: str, y: str, scale: float = 1.0, **rest: int) -> None:
+        """y (+)= rows of a table: see the ops `embed_...`."""
+        name = self.use_weight(part)
+        weight = self.program.weights[name]
+        more = dict(by_position=0, offset=0, accumulate=0) | rest
+        self.program.need_scratch(self.ld(y) * 4)
+        self.emit(f"embed_{weight.format}", part, w=name, y=y, ldy=self.ld(y), n=weight.shape[1], scale=scale, **more,
+                  **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
+
+    def norm(
+        self, part: str, layer: int | None, x: str, y: str, readers: list[str], *, norm: Norm | None = None,
+        scale: float = 1.0, own: bool = True, accumulate: bool = False, barrier: int = LARGE,
+    ) -> None:  # fmt: skip
+        """y (+)= scale * norm of x, and its records where a weight among `readers` is packed.
+
+        own: in a small step each thread computes it for itself.
+        """
+        norm, held = norm or self.spec.norm, self.program.buffers[x]
+        bias = self.param(f"{part}.bias", layer, scale) if norm.bias else None
+        self.emit(f"{norm.kind}_norm", _label(part, layer), held.count, x=x, ldx=held.ld, bias=bias,
+                  weight=self.factors(part, layer, norm, scale, held.columns), y=y, ldy=self.ld(y), n=held.columns,
+                  eps=norm.eps, accumulate=int(accumulate), records=self.records(y, readers),
+                  groups=pad(held.columns) // GROUP, own=int(own), barrier=barrier)  # fmt: skip
+
+    def quantize(self, label: str, x: str, readers: list[str]) -> None:
+        """x as records, where a weight among `readers` is packed."""
+        if records := self.records(x, readers):
+            held = self.program.buffers[x]
+            self.emit("quantize", label, held.count, x=x, ldx=held.ld, records=records, groups=held.ld // GROUP)
 
     def linear(
-        self, part: str, layer: int | None, name: str, x: str, y: str, *, accumulate: bool = False, own: bool = False,
+        self, part: str, layer: int | None, x: str, y: str, *, accumulate: bool = False, own: bool = False,
+        barrier: int = ALWAYS, label: str | None = None,
+    ) -> None:  # fmt: skip
+        """y (+)= w x (+ bias), of the weight and bias called `part`.  `own`: x is a norm's output."""
+        self.product(self.use_weight(part, layer), label or _label(part, layer), x, y, bias=self.bias(part, layer),
+                     accumulate=accumulate, own=own, barrier=barrier)  # fmt: skip
+
+    def product(
+        self, name: str, label: str, x: str, y: str, *, bias: str | None, accumulate: bool = False, own: bool = False,
         barrier: int = ALWAYS,
     ) -> None:  # fmt: skip
-        """y (+)= w x.  `own`: x is a norm's output."""
+        """y (+)= w x (+ bias), of a weight by its name."""
         weight, count = self.program.weights[name], self.program.buffers[x].count
         rows, columns = weight.shape
         packed = get_format(weight.format).packed
@@ -161,58 +188,133 @@ class _Builder:
             rest = self.blocks(weight, ("blocks", "groups", "block_bytes"))
         else:
             rest = dict(ldx=self.ld(x), columns=columns)
-        self.emit(f"matmul_{weight.format}", _label(part, layer), count, barrier=barrier, y=y, ldy=self.ld(y), w=name,
-                  x=_records_name(x, count) if packed else x, rows=rows, bias=self.bias(part, layer),
-                  accumulate=int(accumulate), own=int(own), **rest)  # fmt: skip
+        own = own and (self.own or count == WANTED)
+        self.emit(f"matmul_{weight.format}", label, count, barrier=barrier, y=y, ldy=self.ld(y), w=name,
+                  x=self.records_of(x) if packed else x, rows=rows, bias=bias, accumulate=int(accumulate),
+                  own=int(own), **rest)  # fmt: skip
 
     def emit(self, op: str, label: str, count: int = TOKENS, barrier: int = ALWAYS, **values: Any) -> None:
+        """Append a row."""
         self.program.rows.append(Row(op, values, count, barrier, label))
 
     # -- operands -----------------------------------------------------------------------------------------------
 
+    def buffer(self, name: str, columns: int, count: int = TOKENS) -> str:
+        """An activation of that many columns, shared by all layers; -> its name.
+
+        The padding of its rows stays zero, so another width has a buffer of its own.
+        """
+        held = self.program.buffers.get(name)
+        if held is not None and held.columns != columns:
+            return self.buffer(f"{name}_{columns}", columns, count)
+        self.program.buffers[name] = Buffer(name, columns, count)
+        return name
+
+    def part_of(self, whole: str, name: str, first: int) -> str:
+        """The columns of an activation from `first` on, under another name; -> that."""
+        held = self.program.buffers[whole]
+        name = name if whole in ("x", "qkv") else f"{name} of {whole}"
+        self.program.buffers[name] = Buffer(name, held.columns - first, held.count, within=held, first=first)
+        return name
+
     def ld(self, buffer: str) -> int:
+        """Floats from one token of an activation to the next."""
         return self.program.buffers[buffer].ld
 
+    def rope(self, spec: RopeSpec) -> str:
+        """The name of a table of angles."""
+        ropes = self.program.ropes
+        for name, held in ropes.items():
+            if held == spec:
+                return name
+        name = f"rope{len(ropes)}"
+        ropes[name] = spec
+        return name
+
     def has(self, part: str, layer: int | None) -> bool:
-        module = part.partition(".")[0]
-        return not (module == "head" and self.spec.tied) and self.spec.names.name(part, layer) in self.shapes
+        """Whether the model has a tensor."""
+        return self.spec.names.name(part, layer) in self.shapes
 
     def use_weight(self, part: str, layer: int | None = None) -> str:
         """Take a weight into the program; -> its name."""
         name = self.spec.names.name(part, layer)
         if name not in self.program.weights:
-            weight = self.weight(name)
-            nbytes = get_format(weight.format).nbytes(*self.shapes[name])
-            if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
-                raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
-            self.program.weights[name] = weight
+            self.program.weights[name] = self._checked(name)
         return name
 
-    def use_weights(self, parts: tuple[str, ...], layer: int) -> list[str]:
-        return [self.use_weight(part, layer) for part in parts]
-
-    def bias(self, part: str, layer: int | None) -> str | None:
-        """The name of a product's bias, where it has one."""
-        return self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
-
-    def param(self, part: str, layer: int | None) -> str:
-        """Take a norm weight or a bias into the program, as float32 padded with zeros; -> its name."""
+    def use_rows(self, part: str, layer: int, first: int, rows: int) -> str:
+        """Take some rows of a weight into the program, without copying them; -> their name."""
         name = self.spec.names.name(part, layer)
+        place = f"{name}[{first}:{first + rows}]"
+        if place not in self.program.weights:
+            whole = self._checked(name)
+            format, columns = get_format(whole.format), whole.shape[1]
+            if first % format.block_rows or rows % format.block_rows:
+                raise UnsupportedModelError(
+                    f"{name}: holds two matrices of {rows} rows; {whole.format} needs a multiple of "
+                    f"{format.block_rows}; keep it in another format (--keep '{part}=f16')"
+                )
+            start = format.nbytes(first, columns)
+            data = whole.data[start : start + format.nbytes(rows, columns)]
+            self.program.weights[place] = Weight(place, whole.format, (rows, columns), data)
+        return place
+
+    def _checked(self, name: str) -> Weight:
+        weight = self.weight(name)
+        nbytes = get_format(weight.format).nbytes(*self.shapes[name])
+        if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
+            raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
+        return weight
+
+    def bias(self, part: str, layer: int | None, first: int = 0, rows: int | None = None) -> str | None:
+        """The name of a product's bias, or of some rows of it, where it has one."""
+        if not self.has(f"{part}.bias", layer):
+            return None
+        name = self.spec.names.name(f"{part}.bias", layer)
         values = self.weight(name).to_f32()
+        if rows is None:
+            return self._keep(name, values)
+        return self._keep(f"{name}[{first}:{first + rows}]", values[first : first + rows])
+
+    def factors(
+        self, part: str, layer: int | None, norm: Norm, scale: float = 1.0, columns: int = 0
+    ) -> str:
+        """What a norm multiplies with, times `scale`: `columns` ones where it has no weight; -> the name."""
+        if not norm.weight:
+            name = self.constant((scale,) * columns)
+            assert name is not None
+            return name
+        return self.param(part, layer, scale, float(norm.plus_one))
+
+    def param(self, part: str, layer: int | None, scale: float = 1.0, plus: float = 0.0) -> str:
+        """Take scale * (a stored vector + plus) into the program, as float32 padded with zeros; -> its name."""
+        name = self.spec.names.name(part, layer)
+        return self._keep(name, (self.weight(name).to_f32().reshape(-1) + np.float32(plus)) * np.float32(scale))
+
+    def constant(self, values: tuple[float, ...]) -> str | None:
+        """Take numbers into the program; -> their name, None where there are none."""
+        if not values:
+            return None
+        array = np.array(values, np.float32)
+        return self._keep(f"constant {zlib.crc32(array.tobytes()):08x} {len(values)}", array)
+
+    def _keep(self, name: str, values: NDArray[np.float32]) -> str:
         padded: NDArray[np.float32] = np.zeros(pad(values.size), np.float32)
         padded[: values.size] = values
         self.program.params[name] = padded
         return name
 
-    def records(self, x: str, consumers: list[str], count: int) -> str | None:
+    def records(self, x: str, consumers: list[str]) -> str | None:
         """The buffer for x as int8 groups, where any of the weights that read it is packed."""
         if not any(get_format(self.program.weights[name].format).packed for name in consumers):
             return None
-        name, columns = _records_name(x, count), self.program.buffers[x].columns
-        held = self.program.buffers.get(name)
-        if held is None or held.columns < columns:
-            self.program.buffers[name] = Buffer(name, columns, count, records=True)
+        name, held = self.records_of(x), self.program.buffers[x]
+        self.program.buffers[name] = Buffer(name, held.columns, held.count, records=True)
         return name
+
+    def records_of(self, x: str) -> str:
+        """The name of x as int8 groups."""
+        return f"{x}_records"
 
     def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Any]:
         """Sizes of a packed weight's row blocks; zeros for a plain one."""
@@ -220,13 +322,6 @@ class _Builder:
         blocks, format = pad(rows, BLOCK) // BLOCK, get_format(weight.format)
         sizes = dict(blocks=blocks, groups=pad(columns) // GROUP, block_bytes=weight.data.nbytes // blocks)
         return {name: sizes[name] if format.packed else 0 for name in fields}
-
-
-def _records_name(x: str, count: int) -> str:
-    """The gate's output is written while others still read what it comes from, so it has records of its own."""
-    if x == "gate":
-        return "gate_records"
-    return "records" if count == TOKENS else "last_records"
 
 
 def _label(part: str, layer: int | None) -> str:

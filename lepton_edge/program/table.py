@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..checkpoint.store import Weight
 from ..kernels.layout import GROUP, RECORD
 from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
+from ..models.rope import RopeSpec
 
 __all__ = ["Buffer", "Program", "Row", "pad"]
 
@@ -29,7 +30,7 @@ def pad(n: int, multiple: int = GROUP) -> int:
 class Buffer:
     """An activation: `columns` floats for each token (padded to `ld`, the padding is zero), or their int8 records.
 
-    integers: int32 instead of floats.
+    integers: int32 instead of floats.  within: it is a part of that buffer, from column `first` on.
     """
 
     name: str
@@ -37,11 +38,13 @@ class Buffer:
     count: int = TOKENS
     records: bool = False
     integers: bool = False
+    within: "Buffer | None" = None
+    first: int = 0
 
     @property
     def ld(self) -> int:
         """Floats from one token to the next."""
-        return pad(self.columns)
+        return self.within.ld if self.within else pad(self.columns)
 
     @property
     def token_bytes(self) -> int:
@@ -70,12 +73,14 @@ class Row:
         """The weights that all tokens are multiplied with."""
         if self.op.partition("_")[0] not in ("matmul", "gated"):
             return []
-        return [str(self.values[name]) for name, kind in OPS[self.op].fields if kind == "w"]
+        named = [self.values[name] for name, kind in OPS[self.op].fields if kind == "w"]
+        return [str(name) for name in named if name is not None]
 
 
 @dataclass
 class Program:
-    """A whole model.  `params` are float32 vectors, padded with zeros; `page_bytes` is one page of the KV cache;
+    """A whole model.  `params` are float32 vectors, padded with zeros; `ropes` are tables of angles, [context, dim]
+    of cosines and then sines; `page_bytes` is one page of the KV cache;
     `logits_rows` is the number of rows after which the logits are there."""
 
     vocab: int
@@ -85,6 +90,7 @@ class Program:
     buffers: dict[str, Buffer] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    ropes: dict[str, RopeSpec] = field(default_factory=dict)
     page_bytes: int = 0
     scratch_bytes: int = 0
     partial_bytes: int = 0
@@ -102,9 +108,13 @@ class Program:
         used = {name for row in self.rows for name in row.products}
         return sum(self.weights[name].data.nbytes for name in used)
 
+    def need_scratch(self, nbytes: int) -> None:
+        """See to it that each thread has so much scratch memory."""
+        self.scratch_bytes = max(self.scratch_bytes, pad(nbytes, 128))
+
     def copied(self) -> set[str]:
         """The activations of which every thread has its own in a small step."""
-        rows = [row.values for row in self.rows if row.op == "rms_norm" and row.values["own"]]
+        rows = [row.values for row in self.rows if row.op.endswith("norm") and row.values["own"]]
         return {str(values[name]) for values in rows for name in ("y", "records") if values[name] is not None}
 
     def ops(self) -> list[str]:
@@ -114,8 +124,8 @@ class Program:
     def bind(self, kernels: Mapping[str, int], address: Callable[[str, str], int]) -> NDArray[np.int64]:
         """The table that the kernels walk, int64 [rows, ROW].
 
-        `kernels` maps an op to its address; `address(kind, name)` gives that of a buffer ('a'), weight ('w') or
-        parameter ('p').
+        `kernels` maps an op to its address; `address(kind, name)` gives that of a buffer ('a'), weight ('w'),
+        parameter or table of angles ('p').
         """
         table = np.zeros((len(self.rows), ROW), np.int64)
         for i, row in enumerate(self.rows):

@@ -68,11 +68,13 @@ class Engine:
             b.name: aligned_zeros(b.token_bytes * (
                 (MAX_BATCH if b.count == TOKENS else MAX_WANTED) + (SMALL * threads if b.name in copied else 0)
             ))
-            for b in program.buffers.values()
+            for b in program.buffers.values() if b.within is None
         }  # fmt: skip
-        angles = aligned_zeros(program.context * spec.rope.dim * 4)
-        self._rope: NDArray[np.float32] = angles.view(np.float32).reshape(program.context, spec.rope.dim)
-        self._rope_filled = 0
+        self._ropes: dict[str, NDArray[np.float32]] = {
+            name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
+            for name, rope in program.ropes.items()
+        }
+        self._ropes_filled = 0
         found = kernels([*program.ops(), "walk"], isa, notify)
         self._table = program.bind(found, self._address)
         self._inputs = np.zeros((6, MAX_BATCH), np.int64)
@@ -120,17 +122,18 @@ class Engine:
             get_format(format)
         source.require(spec.tensors())
         converted: dict[str, Weight] = {}
+        matrices = spec.matrices()
 
         def weight(name: str) -> Weight:
             found = source.weight(name)
-            if format is None or found.format == format or len(found.shape) < 2:
+            if format is None or found.format == format or name not in matrices:
                 return found
             if name not in converted:
                 converted[name] = pack_weight(found, format, name)
             return converted[name]
 
         if kv_dtype is None:
-            kv_dtype = "f32" if weight(spec.names.name("q", 0)).format == "f32" else "f16"
+            kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
         return cls(build_decoder(spec, weight, kv_dtype, length), spec, source, threads, isa, notify)
 
     # -- sequences ------------------------------------------------------------------------------------------------
@@ -272,7 +275,7 @@ class Engine:
         ends = {slot: position + 1 for slot, position in zip(where, positions.tolist(), strict=True)}
         for slot, end in ends.items():
             self._pages.reserve(slot, end)
-        self._fill_rope(max(ends.values()))
+        self._fill_ropes(max(ends.values()))
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
         self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL
         self._table[:, COUNTER] = 0
@@ -299,22 +302,23 @@ class Engine:
                 count, start = count + 1, stop
         return count
 
-    def _fill_rope(self, positions: int) -> None:
+    def _fill_ropes(self, positions: int) -> None:
         """Compute the angles of positions up to `positions`, a block at a time."""
-        while self._rope_filled < positions:
-            start = self._rope_filled
+        while self._ropes_filled < positions:
+            start = self._ropes_filled
             stop = min(self.context, start + ROPE_BLOCK)
-            cos, sin = self.spec.rope.tables(start, stop)
-            half = self.spec.rope.dim // 2
-            self._rope[start:stop, :half], self._rope[start:stop, half:] = cos, sin
-            self._rope_filled = stop
+            for name, rope in self.program.ropes.items():
+                cos, sin = rope.tables(start, stop)
+                self._ropes[name][start:stop] = np.concatenate([cos, sin], axis=1)
+            self._ropes_filled = stop
 
     def _address(self, kind: str, name: str) -> int:
         if kind == "a":
-            return int(self._buffers[name].ctypes.data)
+            held = self.program.buffers[name]
+            return int(self._buffers[held.within.name if held.within else name].ctypes.data) + 4 * held.first
         if kind == "w":
             return int(self.program.weights[name].data.ctypes.data)
-        return int(self._rope.ctypes.data if name == "rope" else self.program.params[name].ctypes.data)
+        return int((self._ropes if name in self._ropes else self.program.params)[name].ctypes.data)
 
 
 def _integer(name: str, value: int | None, low: int, high: int, default: int) -> int:

@@ -21,7 +21,7 @@ def test_the_folder_is_a_checkpoint_in_bf16(tmp_path):
     genai_random.write_hugging_face(SMALL, tmp_path)
     checkpoint = Checkpoint.open(tmp_path)
     spec = spec_of(checkpoint)
-    assert (spec.layers, spec.hidden, spec.vocab) == (2, 64, 40)
+    assert (len(spec.layers), spec.hidden, spec.vocab) == (2, 64, 40)
     checkpoint.require(spec.tensors())
     weight = checkpoint.weight("model.layers.1.mlp.down_proj.weight")
     assert (weight.format, weight.shape) == ("bf16", (64, 96))

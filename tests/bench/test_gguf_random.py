@@ -1,6 +1,5 @@
 """The random GGUF files hold every tensor of the shape, all matrices in the one format, the same bytes each time."""
 
-import dataclasses
 import math
 
 import pytest
@@ -14,7 +13,12 @@ gguf = pytest.importorskip("gguf", reason="needs the package gguf (the extra `be
 from bench import gguf_random  # noqa: E402  (it imports gguf)
 
 QWEN2 = spec_from_config(SHAPES["qwen2.5-0.5b"], "qwen2.5-0.5b")
-SMALL = dataclasses.replace(QWEN2, hidden=64, ffn=96, layers=2, heads=2, kv_heads=1, head_dim=32, vocab=40)
+SMALL = spec_from_config(
+    SHAPES["qwen2.5-0.5b"]
+    | dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=40)
+    | dict(num_attention_heads=2, num_key_value_heads=1),
+    "small",
+)
 
 
 @pytest.mark.parametrize(("format", "kind"), [("q4", "Q4_0"), ("q8", "Q8_0"), ("bf16", "BF16")])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import Attention, DecoderSpec
 
 
 def forward(spec: DecoderSpec, tensors: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
@@ -22,12 +22,12 @@ def forward(spec: DecoderSpec, tensors: Mapping[str, np.ndarray], tokens: np.nda
         return y + get(f"{part}.bias", layer) if bias else y
 
     x = get("embed")[tokens]
-    for layer in range(spec.layers):
-        x = x + _attention(spec, layer, rms_norm(x, get("attn_norm", layer), spec.norm_eps), linear)
-        h = rms_norm(x, get("ffn_norm", layer), spec.norm_eps)
-        gate, up = (linear(h, part, layer, spec.mlp_bias) for part in ("gate", "up"))
-        x = x + linear(gate / (1 + np.exp(-gate)) * up, "down", layer, spec.mlp_bias)
-    return rms_norm(x, get("final_norm"), spec.norm_eps) @ get("embed" if spec.tied else "head").T
+    for layer, (attention, feed_forward) in enumerate((layer.mixer, layer.feed_forward) for layer in spec.layers):
+        x = x + _attention(attention, layer, rms_norm(x, get("attn_norm", layer), spec.norm.eps), linear)
+        h = rms_norm(x, get("ffn_norm", layer), spec.norm.eps)
+        gate, up = (linear(h, part, layer, feed_forward.bias) for part in ("gate", "up"))
+        x = x + linear(gate / (1 + np.exp(-gate)) * up, "down", layer, feed_forward.bias)
+    return rms_norm(x, get("final_norm"), spec.norm.eps) @ get("embed" if spec.tied else "head").T
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -36,17 +36,17 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _attention(
-    spec: DecoderSpec, layer: int, h: np.ndarray, linear: Callable[[np.ndarray, str, int, bool], np.ndarray]
+    spec: Attention, layer: int, h: np.ndarray, linear: Callable[[np.ndarray, str, int, bool], np.ndarray]
 ) -> np.ndarray:
     """Causal attention [T, hidden] of normed activations [T, hidden], head by head."""
     length = len(h)
     cos, sin = (table.astype(np.float64) for table in spec.rope.tables(0, length))
-    q = linear(h, "q", layer, spec.q_bias).reshape(length, spec.heads, spec.head_dim)
-    k = linear(h, "k", layer, spec.k_bias).reshape(length, spec.kv_heads, spec.head_dim)
-    v = linear(h, "v", layer, spec.v_bias).reshape(length, spec.kv_heads, spec.head_dim)
+    q = linear(h, "q", layer, spec.qkv_bias).reshape(length, spec.heads, spec.head_dim)
+    k = linear(h, "k", layer, spec.qkv_bias).reshape(length, spec.kv_heads, spec.head_dim)
+    v = linear(h, "v", layer, spec.qkv_bias).reshape(length, spec.kv_heads, spec.head_dim)
     position = np.arange(length)
     distance = position[:, None] - position[None, :]
-    window = spec.windows[layer]
+    window = spec.window
     seen = (distance >= 0) & (distance < (length if window is None else window))
     out = np.empty((length, spec.heads, spec.head_dim))
     for head in range(spec.heads):

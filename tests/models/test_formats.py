@@ -53,7 +53,7 @@ def check(folder: Path, format: str, ids: np.ndarray, rows: np.ndarray, golden: 
     expected = forward(spec, rounded, ids)[rows]
     pairs = format == "bf16" and instruction_set(choose()).bf16_pairs
     d = INT8 if format in ("q4", "q8") else BF16 if pairs else 0
-    own = max(1e-5, SLACK * np.sqrt(4 * spec.layers + 1) * d)
+    own = max(1e-5, SLACK * np.sqrt(4 * len(spec.layers) + 1) * d)
     assert relative(found, expected) <= own
     assert relative(found, golden) <= own + relative(expected, golden)
 

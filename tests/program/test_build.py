@@ -10,7 +10,7 @@ from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, LARGE, NEVER, OPS, W
 from lepton_edge.program import build_decoder
 
 BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul"]
-BLOCK += ["rms_norm", "matmul", "matmul", "swiglu", "matmul"]
+BLOCK += ["rms_norm", "matmul", "matmul", "activate", "matmul"]
 
 
 def build(spec, format="f32", kv_dtype="f16", context=None):
@@ -38,17 +38,17 @@ def test_heads_that_are_no_whole_groups_are_quantized_apart():
     """Two heads of 8 share a key head in WINDOWS."""
     attention, quantize = build(WINDOWS, "q4").rows[6:8]
     assert (attention.op, attention.values["records"], quantize.op) == ("attention_f16", None, "quantize")
-    assert build(PLAIN, "q4").rows[6].values["records"] == "records"
+    assert build(PLAIN, "q4").rows[6].values["records"] == "att_records"
 
 
 def test_threads_have_copies_of_what_norms_write():
-    assert build(PLAIN, "q4").copied() == {"h", "records", "last_h", "last_records"}
+    assert build(PLAIN, "q4").copied() == {"h", "h_records", "last_h", "last_h_records"}
     assert build(PLAIN, "f32").copied() == {"h", "last_h"}
 
 
 def test_what_is_read_and_written_at_once_lies_apart():
     row = next(row for row in build(PLAIN, "q8").rows if row.op == "gated_q8")
-    assert (row.values["x"], row.values["records"]) == ("records", "gate_records")
+    assert (row.values["x"], row.values["records"]) == ("h_records", "gate_records")
     assert row.products == [f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up")]
 
 

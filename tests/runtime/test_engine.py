@@ -1,5 +1,7 @@
 """The engine's arguments, its state and what can go wrong, but for threads (see test_pool.py)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engines import FORMATS, ODD, PLAIN, WINDOWS, Weights, feed, load, relative, tokens
@@ -104,7 +106,7 @@ def test_weights_are_converted_as_if_packed_whole(format):
 
 def test_large_weights_are_converted_in_parts():
     """More weights than a part has, rows that are no multiple of a block."""
-    spec = PLAIN.__class__(**{**PLAIN.__dict__, "vocab": 20_011, "hidden": 72, "head_dim": 18})
+    spec = replace(PLAIN, vocab=20_011, hidden=72)
     source = Weights(spec, "f16")
     name = spec.names.name("embed")
     found = Engine.load(source, spec, format="q4", threads=1).program.weights[name]

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -62,11 +62,6 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         nbytes[format] += checkpoint.bytes(name).nbytes
     parameters, total = sum(counts.values()), sum(nbytes.values())
     formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
-    attention, feed_forward = spec.attentions[0], spec.layers[0].feed_forward
-    windows = sorted({found.window for found in spec.attentions if found.window is not None})
-    biases = [part for part, on in (("q, k, v", attention.qkv_bias), ("o", attention.o_bias),
-                                    ("mlp", feed_forward.bias)) if on]  # fmt: skip
-    cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
     unused = len(checkpoint.names - shapes.keys())
     found = {
         "folder": str(checkpoint.folder),
@@ -74,17 +69,47 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "parameters": f"{parameters:,} in {len(shapes)} tensors" + (f"; {unused} more are not used" if unused else ""),
         "weights": f"{size(total)}, {8 * total / parameters:.2f} bits a parameter: {formats}",
         "files": ", ".join(file.path.name for file in checkpoint.files),
-        "layers": f"{len(spec.layers)} of width {spec.hidden}, feed-forward {feed_forward.width} "
-        f"({feed_forward.activation})",
-        "attention": f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
-        + (f"; window {', '.join(map(str, windows))}" if windows else "")
-        + (f"; biases on {', '.join(biases)}" if biases else ""),
+        **_layers(spec),
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
-        "context": f"{spec.context} tokens; rope theta {attention.rope.theta:g}"
-        + (f", scaling {attention.rope.scaling.kind}" if attention.rope.scaling else ""),
-        "cache": f"{size(2 * cached)} a token at 16 bits",
+        **_context(spec),
     }
     return facts(found)
+
+
+def _layers(spec: "DecoderSpec") -> dict[str, str]:
+    """What the layers are made of."""
+    kinds = Counter(type(layer.mixer).__name__ for layer in spec.layers)
+    mixers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    found = {"layers": f"{len(spec.layers)} of width {spec.hidden}: {mixers}"}
+    feed_forward = spec.layers[0].feed_forward
+    bias = getattr(feed_forward, "bias", False)
+    if feed_forward is not None:
+        activation = getattr(feed_forward, "activation", type(feed_forward).__name__)
+        found["layers"] += f"; feed-forward {getattr(feed_forward, 'width', '')} ({activation})"
+    if spec.attentions:
+        attention = spec.attentions[0]
+        windows = sorted({found.window for found in spec.attentions if found.window is not None})
+        on = (("q, k, v", attention.qkv_bias), ("o", attention.o_bias), ("mlp", bias))
+        biases = [part for part, has in on if has]
+        found["attention"] = (
+            f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
+            + (f"; window {', '.join(map(str, windows))}" if windows else "")
+            + (f"; biases on {', '.join(biases)}" if biases else "")
+        )
+    return found
+
+
+def _context(spec: "DecoderSpec") -> dict[str, str]:
+    """How many tokens a sequence may have, and what they cost."""
+    if not spec.attentions:
+        return {"context": f"{spec.context} tokens in a state of one size"}
+    rope = spec.attentions[0].rope
+    cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
+    scaling = f", scaling {rope.scaling.kind}" if rope.scaling else ""
+    return {
+        "context": f"{spec.context} tokens; rope theta {rope.theta:g}{scaling}",
+        "cache": f"{size(2 * cached)} a token at 16 bits",
+    }
 
 
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
@@ -112,7 +137,9 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
             f"{len(program.rows)} operations, {barriers} barriers in a step of one token",
             f"weights      {size(program.weight_bytes)}; a step of one token reads {size(program.step_bytes)}",
             f"activations  {size(activations)} a token",
-            f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}",
+            *([f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}"]
+              if program.page_bytes else []),
+            *([f"state        {size(program.state_bytes)} a sequence"] if program.state_bytes else []),
         ]
     )
 

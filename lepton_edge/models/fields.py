@@ -1,5 +1,6 @@
 """Typed access to the fields of a config.json: every value is checked before anything is computed from it."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from ..errors import ConfigError, UnsupportedModelError
 
 __all__ = ["Fields"]
 
+MOST = 200  # characters of a value in a message
 ADVICE = "compare the file with the original model's"
 
 
@@ -40,6 +42,10 @@ class Fields:
             return None
         return self.integer(name, low, high, default)
 
+    def integer_or(self, name: str, word: str, low: int, high: int, default: int) -> int:
+        """A whole number in low..high; the default where the field is absent or says `word`."""
+        return default if self._values.get(name) == word else self.integer(name, low, high, default)
+
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A finite number in low..high (both included); whole numbers count."""
         value = self._present(name, default)
@@ -47,6 +53,19 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise self.error(name, f"a number from {low:g} to {high:g}")
         return float(value)
+
+    def numbers(self, name: str, length: int, low: float, high: float, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list of `length` numbers in low..high; infinity counts where `high` is infinite.
+
+        transformers writes it as Infinity, or as {"__float__": "Infinity"}.
+        """
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, list) or len(value) != length:
+            raise self.error(name, f"a list of {length} numbers")
+        entries = [math.inf if entry == {"__float__": "Infinity"} else entry for entry in value]
+        return tuple(Fields({name: entry}, self._where, self._prefix).number(name, low, high) for entry in entries)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -84,12 +103,12 @@ class Fields:
 
     def error(self, name: str, expected: str) -> ConfigError:
         """The error for a field whose value is wrong (to be raised by the caller)."""
-        value = f"is {reprlib.repr(self._values[name])}" if name in self._values else "is missing"
+        value = f"is {_brief(self._values[name])}" if name in self._values else "is missing"
         return ConfigError(f"{self._where}: {self._prefix}{name} {value}; expected {expected}; {ADVICE}")
 
     def unsupported(self, name: str, supported: str) -> UnsupportedModelError:
         """The error for a field that asks for what lepton_edge does not have (to be raised by the caller)."""
-        value = reprlib.repr(self._values.get(name))
+        value = _brief(self._values.get(name))
         return UnsupportedModelError(
             f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; "
             "use a model without it"
@@ -102,3 +121,9 @@ class Fields:
         if value is None:
             raise self.error(name, "a value")
         return value
+
+
+def _brief(value: Any) -> str:
+    """A value as a message shows it."""
+    text = reprlib.repr(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 3]}..."

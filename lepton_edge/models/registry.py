@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..checkpoint.store import Checkpoint
-from . import llama, mistral, qwen2
+from . import llama, mamba, mistral, qwen2
 from .fields import Fields
 from .spec import DecoderSpec
 
@@ -12,6 +12,8 @@ __all__ = ["families", "spec_from_config", "spec_of"]
 
 READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
     "LlamaForCausalLM": llama.read,
+    "Mamba2ForCausalLM": mamba.read2,
+    "MambaForCausalLM": mamba.read,
     "MistralForCausalLM": mistral.read,
     "Qwen2ForCausalLM": qwen2.read,
 }

@@ -7,10 +7,11 @@ in `program/blocks/`.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from .rope import RopeSpec
 
-__all__ = ["HF_MODULES", "Attention", "DecoderSpec", "FeedForward", "Layer", "Mixer", "Names", "Norm", "Parts"]
+__all__ = ["HF_MODULES", "Attention", "Block", "DecoderSpec", "FeedForward", "Layer", "Names", "Norm", "Parts"]
 
 HF_MODULES: Mapping[str, str] = {
     "embed": "model.embed_tokens",
@@ -101,15 +102,20 @@ class FeedForward:
         }
 
 
-Mixer = Attention  # | ShortConvolution | ...
+class Block(Protocol):
+    """What a mixer and a feed-forward have in common."""
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        ...
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x))."""
+    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)), where there is one."""
 
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: Block
+    feed_forward: Block | None
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,14 @@ class DecoderSpec:
     def layer_parts(self, i: int) -> Parts:
         """The parts of layer i."""
         layer = self.layers[i]
-        return {
+        parts = {
             **self.norm.parts("attn_norm", self.hidden),
             **layer.mixer.parts(self.hidden),
+        }
+        if layer.feed_forward is None:
+            return parts
+        return {
+            **parts,
             **self.norm.parts("ffn_norm", self.hidden),
             **layer.feed_forward.parts(self.hidden),
         }

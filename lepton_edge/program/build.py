@@ -14,9 +14,12 @@ from ..models.rope import RopeSpec
 from ..models.spec import DecoderSpec
 from ..quant.formats import get_format
 from .blocks import BLOCKS
+from .recurrent import blocked
 from .table import Buffer, Program, Row, pad
 
 __all__ = ["Builder", "build_decoder"]
+
+Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def build_decoder(spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> Program:
@@ -55,11 +58,13 @@ class Builder:
                   **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
 
     def layer(self, i: int) -> None:
-        """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x))."""
+        """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)) where there is one."""
         layer = self.spec.layers[i]
         for norm, part in (("attn_norm", layer.mixer), ("ffn_norm", layer.feed_forward)):
+            if part is None:
+                continue
             block = BLOCKS[type(part)]
-            self.norm(norm, i, "x", "h", block.inputs(self, part, i))
+            self.norm(norm, i, "x", "h", block.inputs(self, part, i), own=block.own)
             block.inside(self, part, i)
             block.output(self, part, i, "x", True)
 
@@ -90,13 +95,18 @@ class Builder:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def norm(self, part: str, layer: int | None, x: str, y: str, consumers: list[str]) -> None:
-        """y = norm of x, and its records where a weight among `consumers` reads them."""
+    def norm(
+        self, part: str, layer: int | None, x: str, y: str, consumers: list[str], *, own: bool = True
+    ) -> None:  # fmt: skip
+        """y = norm of x, and its records where a weight among `consumers` reads them.
+
+        own: only products read it, so that in a small step each thread may have its own.
+        """
         count = self.program.buffers[x].count
         self.emit("rms_norm", _label(part, layer), count, x=x, ldx=self.ld(x), weight=self.param(part, layer), y=y,
                   ldy=self.ld(y), n=self.spec.hidden, eps=self.spec.norm.eps,
-                  records=self.records(y, consumers), groups=self.ld(x) // GROUP, own=1,
-                  barrier=LARGE)  # fmt: skip
+                  records=self.records(y, consumers), groups=self.ld(x) // GROUP, own=int(own),
+                  barrier=LARGE if own else ALWAYS)  # fmt: skip
 
     def linear(
         self, part: str, layer: int | None, x: str, y: str, *, accumulate: bool = False, own: bool = False,
@@ -166,14 +176,29 @@ class Builder:
         """The name of a product's bias, where it has one."""
         return self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
 
-    def param(self, part: str, layer: int | None) -> str:
-        """Take a norm weight or a bias into the program, as float32 padded with zeros; -> its name."""
+    def param(self, part: str, layer: int | None, change: Change | None = None) -> str:
+        """Take a vector into the program, changed where asked, as float32 padded with zeros; -> its name."""
         name = self.spec.names.name(part, layer)
-        values = self.weight(name).to_f32()
+        values = self.weight(name).to_f32().reshape(-1)
+        values = values if change is None else change(values)
         padded: NDArray[np.float32] = np.zeros(pad(values.size), np.float32)
         padded[: values.size] = values
         self.program.params[name] = padded
         return name
+
+    def channels(self, part: str, layer: int, change: Change | None = None) -> str:
+        """The same for a tensor that has several numbers for each channel; see `recurrent.blocked`."""
+        name = self.spec.names.name(part, layer)
+        values = self.weight(name).to_f32()
+        values = values if change is None else change(values)
+        self.program.params[name] = blocked(values.reshape(len(values), -1))
+        return name
+
+    def state(self, channels: int, each: int, heads: int = 1) -> int:
+        """Room for `each` floats of every channel of every head in a sequence's state; -> where it begins, in bytes."""
+        place = self.program.state_bytes
+        self.program.state_bytes += heads * pad(channels) * each * 4
+        return place
 
     def records(self, x: str, consumers: list[str]) -> str | None:
         """The buffer for x as int8 groups, where any of the weights that read it is packed."""

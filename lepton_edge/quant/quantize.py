@@ -18,7 +18,7 @@ from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safeten
 from lepton_edge.checkpoint.store import FORMAT_OF_DTYPE, SINGLE, Checkpoint
 from lepton_edge.errors import CheckpointError, MachineError, RequestError
 from lepton_edge.quant.formats import FORMATS, Format, get_format
-from lepton_edge.quant.pack import map_rows
+from lepton_edge.quant.pack import is_packable, map_rows
 from lepton_edge.quant.report import Report, Row
 
 __all__ = ["Progress", "quantize_folder"]
@@ -40,7 +40,7 @@ def quantize_folder(
     keep: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
-    """Writes `target`, a new model folder whose matrices are in `format`; vectors are copied as they are.
+    """Writes `target`, a new model folder whose matrices are in `format`; what is not `is_packable` stays as it is.
 
     keep: 'REGEX=FORMAT' rules; the first whose regex is found in a matrix's name gives its format instead. Works shard
     by shard and chunk by chunk in a folder beside `target` that is renamed when complete and removed when anything
@@ -99,8 +99,7 @@ def _formats(checkpoint: Checkpoint, format: str, rules: list[tuple[str, re.Patt
     matrices = [
         name
         for name in sorted(checkpoint.names)
-        if len(checkpoint.shape(name)) == 2
-        and 0 not in checkpoint.shape(name)
+        if is_packable(name, checkpoint.shape(name))
         and checkpoint.info(name).dtype in FORMAT_OF_DTYPE
     ]
     for text, regex, _ in rules:

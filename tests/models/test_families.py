@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from golden.naive import forward
 from golden.recipe import BY_NAME, RECIPES, checksum, load, tensors, token_ids, write_folder
+from golden.recurrent import CONFIGS
 
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import spec_from_config, spec_of
@@ -45,7 +46,7 @@ def test_the_golden_logits_belong_to_the_recipe(recipe) -> None:
     assert stored["logits"].dtype == np.float32
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.name not in CONFIGS], ids=lambda recipe: recipe.name)
 def test_spec_reproduces_transformers(recipe) -> None:
     """The noise is the distance of transformers' float32 from its float64 run, which keeps float32 norms: hence 2."""
     noise = float(load(recipe.name)["noise"])

@@ -29,7 +29,9 @@ def without(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_families() -> None:
-    assert families() == ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"]
+    assert families() == [
+        "LlamaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -195,7 +197,7 @@ def test_wrong_rope_values(options: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "supported"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architectures ['GPT2LMHeadModel']", "LlamaForCausalLM, Mistral"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architectures ['GPT2LMHeadModel']", "LlamaForCausalLM, Mamba2"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'", "silu"),
         (
             {"rope_scaling": {"rope_type": "longrope"}},
@@ -263,11 +265,11 @@ def test_any_value_gives_a_sound_spec_or_one_of_our_errors(config: dict[str, Any
         assert attention.heads % attention.kv_heads == 0 and attention.head_dim % 2 == 0
         assert attention.window is None or attention.window > 0
     assert all(0 < math.prod(shape) < 1 << 45 for shape in spec.tensors().values())
-    rope = spec.attentions[0].rope
-    length = rope.scaling.attention_factor if rope.scaling else 1.0
-    for start in (0, spec.context - 1):
-        cos, sin = rope.tables(start, start + 1)
-        np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
+    for rope in {attention.rope for attention in spec.attentions}:
+        length = rope.scaling.attention_factor if rope.scaling else 1.0
+        for start in (0, spec.context - 1):
+            cos, sin = rope.tables(start, start + 1)
+            np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

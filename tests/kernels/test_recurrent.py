@@ -99,7 +99,7 @@ class Case:
                 n = values.shape[1]
                 assert not rows[name][:, n:].any(), f"{name}: wrote padding"
                 if name not in self.outputs:
-                    assert np.array_equal(rows[name][:, :n], values[start : start + len(slots)])
+                    assert np.array_equal(rows[name][:, :n], values[start : start + len(slots)], equal_nan=True)
             if self.records:
                 check_records(rows["records"], isa, rows[self.records])
             for name in self.outputs:
@@ -281,8 +281,9 @@ def test_silu_norm(isa: str, n: int, parts: int) -> None:
 @each_threads
 @pytest.mark.parametrize("n", [1, 64, 100])
 def test_token_shift(isa: str, threads: int, n: int) -> None:
+    """A difference has one rounding, in float32 as here."""
     case = Case("token_shift", dict(x=normal(n, TOKENS, n), y=np.zeros((TOKENS, n), np.float32)), state=pad(n))
-    case.check(isa, threads, U)
+    assert np.array_equal(case.run(isa, threads)["y"], case.expected()["y"].astype(np.float32))
 
 
 @each_isa
@@ -410,6 +411,7 @@ def test_wkv7_output(isa: str, h: int, d: int) -> None:
 def test_nan_stays_in_its_sequence(isa: str, make: Any) -> None:
     """Token 1 is the first of sequence 0: all that follows in it becomes NaN somewhere, and nothing in the others."""
     case = make()
+    case.records = ""
     for values in case.activations.values():
         values[1] = np.nan
     found = case.run(isa)["y"]

@@ -25,6 +25,7 @@ from lepton_edge.version import __version__
 
 if TYPE_CHECKING:
     from lepton_edge.api import Model, Piece, load
+    from lepton_edge.models.registry import register
 
 __all__ = [
     "Cancelled",
@@ -41,10 +42,15 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "load",
+    "register",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "register":
+        from lepton_edge.models.registry import register
+
+        return register
     if name not in ("Model", "Piece", "load"):
         raise AttributeError(f"module 'lepton_edge' has no attribute {name!r}")
     from lepton_edge import api

@@ -1,5 +1,6 @@
 """The README's commands and example are the ones that work."""
 
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,23 @@ def test_the_example_runs() -> None:
     assert result.returncode == 0, result.stderr
     assert re.search(r"\(3, \d+\) \[\d+", result.stdout)
     assert len(result.stdout) > 300
+
+
+def test_the_table_of_families_is_that_of_the_code() -> None:
+    result = subprocess.run([sys.executable, "tools/family_table.py", "--check"], cwd=ROOT, timeout=60)
+    assert result.returncode == 0, "run `python tools/family_table.py`"
+
+
+def test_the_family_of_the_docs_runs(tmp_path: Path) -> None:
+    """The worked example of docs/extending.md, and a folder of its kind that the program then runs."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(# nano\.py\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(example.splitlines()) < 60
+    (tmp_path / "nano.py").write_text(example, encoding="utf-8")
+    result = subprocess.run([sys.executable, "nano.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"\(5, 50\) True\n", result.stdout)
 
 
 def test_every_verb_is_explained() -> None:

@@ -1,6 +1,6 @@
 """Writes tests/golden/*.npz: what transformers computes for the models of tests/golden/recipe.py.
 
-Run it with an interpreter that has torch and transformers 5.x (lepton_edge itself is not imported):
+Run it with an interpreter that has torch and transformers 5.x (of lepton_edge, only the specs are used):
 
     python tools/make_golden.py [--trained ../shared/data/models/tinystories656k] [NAME ...]
 
@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
+from golden import families  # noqa: E402
 from golden import recipe as recipes  # noqa: E402
 from golden.ropes import ROPES, Rope  # noqa: E402
 
@@ -32,10 +33,10 @@ PROMPT = (
 GREEDY_TOKENS = 200
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model in a folder, with eager attention; refuses a folder that lacks tensors or has too many."""
+def load_model(folder: Path, dtype: torch.dtype, attention: str = "eager") -> torch.nn.Module:
+    """The model in a folder, with eager attention or another; refuses a folder that lacks tensors or has too many."""
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True, local_files_only=True
     )
     wrong = {kind: names for kind, names in info.items() if names}
     if wrong:
@@ -81,6 +82,22 @@ def make_model(recipe: recipes.Recipe) -> None:
         noise=np.float64(noise),
         checksum=np.uint32(recipes.checksum(recipe)),
     )
+
+
+def make_families() -> None:
+    """Stores families.npz: for each family of tests/golden/families.py its logits, noise and checksum."""
+    stored = {}
+    for family in families.FAMILIES:
+        run, tokens = logits_by_steps if family.steps else logits_at_once, families.token_ids(family)
+        with tempfile.TemporaryDirectory() as folder:
+            path = families.write_folder(family, Path(folder) / family.name)
+            how = "sdpa" if family.sdpa else "eager"
+            single, double = (run(load_model(path, dtype, how), tokens) for dtype in (torch.float32, torch.float64))
+        noise = relative(single, double)
+        print(f"{family.name:18} {single.shape} rms {np.sqrt((single**2).mean()):.3f} noise {noise:.1e}")
+        stored[family.name] = single.astype(np.float32)
+        stored[f"{family.name} about"] = np.array([noise, families.checksum(family)])
+    np.savez_compressed(recipes.GOLDEN / "families.npz", **stored)
 
 
 def make_ropes() -> None:
@@ -138,12 +155,16 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    parser.add_argument("names", nargs="*", choices=[[], *recipes.BY_NAME], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], "families", *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if "families" in arguments.names:
+        make_families()
     for name in arguments.names or recipes.BY_NAME:
-        make_model(recipes.BY_NAME[name])
+        if name != "families":
+            make_model(recipes.BY_NAME[name])
     if not arguments.names:
+        make_families()
         make_ropes()
         make_trained(arguments.trained)
 

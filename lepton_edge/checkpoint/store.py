@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge.checkpoint.packed import PackedTensor, read_packed
-from lepton_edge.checkpoint.safetensors import MAX_HEADER, SafetensorsFile, TensorInfo
+from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, MAX_HEADER, SafetensorsFile, TensorInfo
 from lepton_edge.checkpoint.strict_json import brief, read_object
 from lepton_edge.errors import CheckpointError, ConfigError
 from lepton_edge.quant.formats import FORMATS, get_format
@@ -58,6 +58,7 @@ class Checkpoint:
         self.files = files
         self._file_of: dict[str, SafetensorsFile] = {}
         self._packed: dict[str, PackedTensor] = {}
+        self._transposed: frozenset[str] = frozenset()
         for file in files:
             for name in file.tensors:
                 if name in self._file_of:
@@ -119,9 +120,19 @@ class Checkpoint:
         """The file that holds the tensor."""
         return self._file(name).path
 
+    def transpose(self, names: Collection[str]) -> None:
+        """Matrices that are stored as [inputs, outputs]: from now on `shape` and `weight` turn them round.
+
+        Packed ones lie as [outputs, inputs] already.
+        """
+        self._transposed = frozenset(names) - self._packed.keys()
+
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, before packing."""
-        return self._packed[name].shape if name in self._packed else self.info(name).shape
+        """The tensor's shape, before packing; of a transposed matrix [outputs, inputs]."""
+        if name in self._packed:
+            return self._packed[name].shape
+        shape = self.info(name).shape
+        return shape[::-1] if name in self._transposed else shape
 
     def format(self, name: str) -> str:
         """The tensor's weight format; CheckpointError for a dtype that is none, such as I64."""
@@ -136,8 +147,16 @@ class Checkpoint:
         return FORMAT_OF_DTYPE[info.dtype]
 
     def weight(self, name: str) -> Weight:
-        """The tensor, without copying; CheckpointError when it is missing, of another dtype, or its file changed."""
-        return Weight(name, self.format(name), self.shape(name), self.bytes(name))
+        """The tensor; CheckpointError when it is missing, of another dtype, or its file changed.
+
+        Without copying, but for a transposed one.
+        """
+        data = self.bytes(name)
+        if name in self._transposed:
+            size = DTYPE_BYTES[self.info(name).dtype]
+            rows = data.reshape(*self.info(name).shape, size).swapaxes(0, 1)
+            data = np.ascontiguousarray(rows).reshape(-1)
+        return Weight(name, self.format(name), self.shape(name), data)
 
     def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """One CheckpointError that lists every tensor that is missing, of another shape, or of no weight format."""

@@ -177,7 +177,7 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     checkpoint: Checkpoint | RandomCheckpoint
     if arguments.shape:
         spec = spec_from_config(SHAPES[arguments.shape], f"--shape {arguments.shape}")
-        checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED)
+        checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED, spec.matrices())
     else:
         checkpoint = Checkpoint.open(model_folder(arguments.model))
         spec = spec_of(checkpoint)

@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import DecoderSpec
+    from lepton_edge.models.spec import Attention, DecoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +76,13 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     return facts(found)
 
 
+def _positions(attention: "Attention") -> str:
+    rope = attention.rope
+    if rope is None:
+        return "; ALiBi" if attention.slopes else ""
+    return f"; rope theta {rope.theta:g}" + (f", scaling {rope.scaling.kind}" if rope.scaling else "")
+
+
 def _layers(spec: "DecoderSpec") -> dict[str, str]:
     """What the layers are made of."""
     kinds = Counter(type(layer.mixer).__name__ for layer in spec.layers)
@@ -103,11 +110,9 @@ def _context(spec: "DecoderSpec") -> dict[str, str]:
     """How many tokens a sequence may have, and what they cost."""
     if not spec.attentions:
         return {"context": f"{spec.context} tokens in a state of one size"}
-    rope = spec.attentions[0].rope
     cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
-    scaling = f", scaling {rope.scaling.kind}" if rope.scaling else ""
     return {
-        "context": f"{spec.context} tokens; rope theta {rope.theta:g}{scaling}",
+        "context": f"{spec.context} tokens{_positions(spec.attentions[0])}",
         "cache": f"{size(2 * cached)} a token at 16 bits",
     }
 
@@ -153,5 +158,6 @@ def _flow(op: str, values: Mapping[str, object]) -> str:
     reads = [buffer for field, buffer in named.items() if field not in outputs]
     plus = "+" if values.get("accumulate") else ""
     writes = [plus + buffer for field, buffer in named.items() if field in outputs]
-    # quantize is the one op whose only output is its records; rope writes the cache and turns q in place.
-    return f"{','.join(reads)}->{','.join(writes or ['q', 'cache'])}"
+    if op.startswith("rope"):
+        writes = ["q", "cache"]  # it turns q in place
+    return f"{','.join(reads)}->{','.join(writes or reads)}"  # what names no output works in place

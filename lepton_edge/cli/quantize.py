@@ -25,13 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Packs, then prints one row a tensor and the totals."""
+    from lepton_edge.checkpoint.store import Checkpoint
+    from lepton_edge.models.registry import spec_of
     from lepton_edge.quant.quantize import quantize_folder
 
+    with Checkpoint.open(arguments.source) as checkpoint:
+        spec = spec_of(checkpoint)
     progress = Progress()
     try:
         report = quantize_folder(
-            arguments.source, arguments.target, arguments.format, keep=arguments.keep, progress=progress
-        )
+            arguments.source, arguments.target, arguments.format, keep=arguments.keep, progress=progress,
+            matrices=spec.matrices(), transposed=spec.transposed(),
+        )  # fmt: skip
     finally:
         progress.close()
     print(report)

@@ -13,6 +13,7 @@ from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wi
 from .cache import Cache, cache, groups_of, page_of
 from .common import F0, F1, at, count, get_f32, quantize_group, quantize_row, small, take
 from .layout import (
+    BENDS,
     COUNTS,
     GROUP,
     MAX_PARTS,
@@ -30,7 +31,21 @@ from .layout import (
     TILES,
 )
 from .ops import field
-from .rope import copy, rotate, store_kernel
+from .rope import (
+    HEAD_DIM,
+    HEADS,
+    KV_HEADS,
+    LAYER,
+    LDQ,
+    Q_NORM,
+    Q_STEP,
+    ROPE_DIM,
+    TABLE,
+    Q,
+    copy,
+    store_kernel,
+    turn,
+)
 from .simd.words import (
     atomic_add,
     atomic_store,
@@ -53,10 +68,9 @@ from .simd.words import (
     store_f32_some,
 )
 
-ROW_FIELDS = (
-    "q", "ldq", "k", "v", "ldk", "heads", "kv_heads", "head_dim", "rope_dim", "table", "layer", "y", "ldy", "scale",
-    "window", "records",
-)  # fmt: skip
+Y, LDY, SCALE, WINDOW, CAP, SLOPES, RECORDS = (
+    field("attention_f32", f) for f in ("y", "ldy", "scale", "window", "cap", "slopes", "records")
+)
 LOG2E = np.float32(1.4426950408889634)
 NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
 CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lanes of sums for each
@@ -67,16 +81,17 @@ CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lane
 
 @jit
 def places(scratch, chunks, padded):
-    """Where a thread's scratch keeps scores, decays, limits, a page's keys, values and scales as floats, queries,
-    outputs and running state."""
+    """Where a thread's scratch keeps scores, decays, limits, bends, a page's keys, values and scales as floats,
+    queries, outputs and running state."""
     decay = scratch + MAX_QUERY_ROWS * PAGE * 4
     limits = decay + 64
-    keys = limits + 16 * MAX_QUERY_ROWS
+    bends = limits + 16 * MAX_QUERY_ROWS
+    keys = bends + BENDS
     values = keys + PAGE * padded * 4
     scales = values + PAGE * padded * 4
     q = scales + padded // GROUP * PAGE * 4
     out = q + chunks * QUERY_ROWS * 4 * padded
-    return scratch, decay, limits, keys, values, scales, q, out, out + chunks * QUERY_ROWS * 4 * padded
+    return scratch, decay, limits, bends, keys, values, scales, q, out, out + chunks * QUERY_ROWS * 4 * padded
 
 
 @jit
@@ -133,6 +148,18 @@ def store_outputs(out, state, target, ldy, group, rows, d, padded):
         share = splat(F1 / reduce_add(load_f32(sums)))
         for i in range(0, d, 16):
             store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
+
+
+@jit
+def start_bends(bends, cap, slopes):
+    """Prepare what bends an item's scores (see `attention_chunk.bend`), no slopes yet; -> whether anything does."""
+    if cap == F0 and slopes == 0:
+        return False
+    store_f32(bends, splat(F0))
+    put_f32(bends + 4 * MAX_QUERY_ROWS, cap * LOG2E)
+    for i in range(16):
+        put_f32(bends + 64 + 4 * i, np.float32(i))
+    return True
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -240,28 +267,21 @@ def merge(final, final_state, out, state, rows, padded):
 # -- the kernel --------------------------------------------------------------------------------------------------------
 
 
-def fields(name: str) -> tuple[int, ...]:
-    """Offsets of the op's fields in its row."""
-    return tuple(field(f"attention_{name}", f) for f in ROW_FIELDS)
-
-
 def rope_kernel(name: str) -> Callable:
     """A small step's part of `rope`: one token's queries that share a key head, and that head's key and value."""
-    Q, LDQ, K, V, LDK, _, _, HEAD_DIM, ROPE_DIM, TABLE, LAYER, *_ = fields(name)
     store_head = store_kernel(name)
 
     @jit
     def run(row, context, t, g, group, position, slot, newest, target):
         """Rotate the queries into `target`; `newest`: store the key and the value."""
-        d, dim = at(row, HEAD_DIM), at(row, ROPE_DIM)
-        angles, offset = at(row, TABLE) + position * dim * 4, t * at(row, LDK) * 4
+        d, angles = at(row, HEAD_DIM), at(row, TABLE) + position * at(row, ROPE_DIM) * 4
         if newest:
             page = page_of(context, slot, position, at(row, LAYER))
-            store_head(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, target)
-        q = at(row, Q) + (t * at(row, LDQ) + g * group * d) * 4
-        for h in range(0, group * d * 4, d * 4):
-            copy(q + h, target + h, d)
-            rotate(target + h, target + h, dim, angles)
+            store_head(row, page, t, g, position, angles, target)
+        q = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP)) * 4
+        for h in range(group):
+            copy(q + h * d * 4, target + h * d * 4, d)
+            turn(row, target + h * d * 4, Q_NORM, g * group + h, angles)
 
     return run
 
@@ -273,8 +293,9 @@ def page_kernel(name: str) -> Callable:
     size, row_bytes, read_scales = kind.size, kind.row, widen_scales if name == "q8" else no_scales
 
     @jit
-    def run(k, v, following, base, d, group, rows, positions, last, window, q, chunk_bytes, out, state, scratch):
-        scores, decay, limits, keys, values, scales = scratch
+    def run(k, v, following, base, d, group, rows, positions, last, window, slopes, q, chunk_bytes, out, state,
+            scratch):  # fmt: skip
+        scores, decay, limits, bends, keys, values, scales = scratch
         v_row = row_bytes(d)
         padded = v_row // size
         read_scales(v, v_row, d, scales)
@@ -290,17 +311,21 @@ def page_kernel(name: str) -> Callable:
                 continue
             until = base + (b1 + 15) // 16 * 16
             masked = seen(positions, t1, window) > base + b0 or get_i64(positions + 8 * t0) + 1 < until
-            if masked:
+            if masked or slopes != 0:
                 for r in range(here):
                     token = (c * QUERY_ROWS + r) // group
                     put_i64(limits + 16 * r, seen(positions, token, window))
                     put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
+            if slopes != 0:
+                for r in range(here):
+                    put_f32(bends + 4 * r, get_f32(slopes + (c * QUERY_ROWS + r) % group * 4) * LOG2E)
             qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
             if rows > NARROW_ROWS:
-                wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, scores, sums, oc, decay)
+                wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, bends, scores, sums, oc,
+                     decay)  # fmt: skip
             else:
-                narrow(here, qc, k, v, v_row, scales, following, d, padded, b0, b1, base, limits, masked, scores, sums,
-                       oc, decay)  # fmt: skip
+                narrow(here, qc, k, v, v_row, scales, following, d, padded, b0, b1, base, limits, masked, bends, scores,
+                       sums, oc, decay)  # fmt: skip
 
     return run
 
@@ -322,7 +347,6 @@ def merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
 def attention(name: str) -> Callable:
     """The kernel for a cache in f32, f16 or q8."""
     kind, rope, page_of_item = cache(name), rope_kernel(name), page_kernel(name)
-    Q, LDQ, _, _, _, HEADS, KV_HEADS, HEAD_DIM, _, _, LAYER, Y, LDY, SCALE, WINDOW, RECORDS = fields(name)
     size, row_bytes, key_bytes, head_bytes = kind.size, kind.row, kind.keys, kind.head
     load_queries = load_records if name == "q8" else load_floats
     query_bytes = RECORD if name == "q8" else 4  # of a query row, for a group or for a column
@@ -335,9 +359,12 @@ def attention(name: str) -> Callable:
         padded, rows = row_bytes(d) // size, tokens * group
         chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
-        scores, decay, limits, keys, values, scales, q, final, final_state = places(
+        scores, decay, limits, bends, keys, values, scales, q, final, final_state = places(
             scratch, chunks, groups_of(d) * GROUP
         )
+        slopes = at(row, SLOPES) + g * group * 4 if at(row, SLOPES) != 0 else 0
+        if not start_bends(bends, get_f32(row + CAP), slopes):
+            bends = 0
         out, state = final, final_state
         if parts > 1:
             out, state = partial(context, item, part, parts, chunks, padded)
@@ -345,7 +372,7 @@ def attention(name: str) -> Callable:
         start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
-        queries = at(row, Q) + (first * ldq + g * group * d) * 4
+        queries = at(row, Q) + (first * ldq + g * at(row, Q_STEP)) * 4
         if small(context):
             queries = final  # nothing lies there yet
             rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, queries)
@@ -357,8 +384,8 @@ def attention(name: str) -> Callable:
             following = k
             if base + PAGE <= last:
                 following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * head_bytes(d)
-            page_of_item(k, k + key_bytes(d), following, base, d, group, rows, positions, last, window, q, chunk_bytes,
-                         out, state, (scores, decay, limits, keys, values, scales))  # fmt: skip
+            page_of_item(k, k + key_bytes(d), following, base, d, group, rows, positions, last, window, slopes, q,
+                         chunk_bytes, out, state, (scores, decay, limits, bends, keys, values, scales))  # fmt: skip
         if parts > 1 and not merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
             return
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4

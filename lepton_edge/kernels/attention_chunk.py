@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .cache import Cache, groups_of
-from .common import get_f32
-from .layout import GROUP, PAGE, Q8_GROUP, RECORD
+from .common import F1, get_f32
+from .layout import GROUP, MAX_QUERY_ROWS, PAGE, Q8_GROUP, RECORD
 from .simd.words import (
     ISA,
     add,
@@ -28,6 +28,7 @@ from .simd.words import (
     splat,
     store_f32,
     sub,
+    tanh,
     unrolled,
     vmax,
     within,
@@ -231,12 +232,31 @@ def soften(rows, b0, b1, base, limits, masked, scores, top, sums, decay):
         store_f32(sums + 64 * r, total)
 
 
+@jit
+def bend(rows, b0, b1, base, limits, bends, scores):
+    """Scores, as logarithms to base 2, softly capped, and less what ALiBi takes for the distance (arXiv:2108.12409)."""
+    cap = get_f32(bends + 4 * MAX_QUERY_ROWS)
+    for r in range(rows):
+        row, slope = scores + r * PAGE * 4, get_f32(bends + 4 * r)
+        if cap > 0:
+            for b in range(b0, b1, 16):
+                store_f32(row + b * 4, mul(tanh(mul(load_f32(row + b * 4), splat(F1 / cap))), splat(cap)))
+        if slope != 0:
+            away, step = base - get_i64(limits + 16 * r + 8), mul(load_f32(bends + 64), splat(slope))
+            for b in range(b0, b1, 16):
+                distance = add(step, splat(np.float32(away + b) * slope))
+                store_f32(row + b * 4, add(load_f32(row + b * 4), distance))
+
+
 def chunk_kernel(score: Callable, value: Callable) -> Callable:
     """One page for one chunk, of the scores and the weighted sum of one width."""
 
     @jit
-    def run(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, scores, top, out, decay):
+    def run(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, bends, scores, top, out,
+            decay):  # fmt: skip
         score(q, k, v, d, b0, b1, scores)
+        if bends != 0:
+            bend(rows, b0, b1, base, limits, bends, scores)
         soften(rows, b0, b1, base, limits, masked, scores, top, top + 64, decay)
         value(scores, v, row, scales, following - v, padded, b0, b1, out, decay)
 
@@ -259,12 +279,13 @@ def narrow_kernel(cache: Cache, widths: Sequence[int] = WIDTHS) -> Callable:
     narrower, limit = narrow_kernel(cache, widths[1:]), widths[1]
 
     @jit
-    def run(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, scores, top, out, decay):
+    def run(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, bends, scores, top, out,
+            decay):  # fmt: skip
         if rows > limit:
-            here(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, scores, top, out,
-                 decay)  # fmt: skip
+            here(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, bends, scores, top,
+                 out, decay)  # fmt: skip
         else:
-            narrower(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, scores, top, out,
-                     decay)  # fmt: skip
+            narrower(rows, q, k, v, row, scales, following, d, padded, b0, b1, base, limits, masked, bends, scores, top,
+                     out, decay)  # fmt: skip
 
     return run

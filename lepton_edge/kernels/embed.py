@@ -1,4 +1,4 @@
-"""y[t] = row id[t] of the embedding table, as floats, whatever format the table has.
+"""y[t] (+)= row id[t], or row position[t], of an embedding table, as floats, whatever format the table has.
 
 The padding becomes zero: a token before may have left NaN there, which later ops would keep and spread.
 """
@@ -8,10 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from .common import F0, at, each_token
-from .layout import BLOCK, GROUP, IDS, Q4_GROUP, Q8_GROUP, SCALES
+from .common import F0, F1, at, each_token, get_f32
+from .layout import BLOCK, GROUP, IDS, POSITIONS, Q4_GROUP, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE
 from .ops import field
 from .simd.words import (
+    add,
     get_i64,
     get_u8,
     jit,
@@ -22,7 +23,9 @@ from .simd.words import (
     load_f16_some,
     load_f32,
     load_f32_some,
+    mul,
     put_f32,
+    splat,
     store_f32,
     store_f32_some,
 )
@@ -32,19 +35,30 @@ LOADS = {
     "f16": (2, load_f16, load_f16_some),
     "bf16": (2, load_bf16, load_bf16_some),
 }
-ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes")
+ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes", "scale", "by_position", "offset", "accumulate")
 
 
 def lookup(op: str, copy: Callable) -> Callable:
-    """A kernel that calls `copy(w, id, y, n, groups, block_bytes)` for every token."""
-    W, Y, LDY, N, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
+    """A kernel that calls `copy(w, id, y, n, groups, block_bytes)` for every token.
+
+    What is added to y is copied into the thread's scratch first.
+    """
+    W, Y, LDY, N, GROUPS, BLOCK_BYTES, SCALE, BY_POSITION, OFFSET, ACCUMULATE = (field(op, f) for f in ROW_FIELDS)
 
     @jit
     def one(row, context, thread, t, tokens):
-        y = at(row, Y) + t * at(row, LDY) * 4
-        copy(at(row, W), get_i64(at(context, IDS) + 8 * t), y, at(row, N), at(row, GROUPS), at(row, BLOCK_BYTES))
-        for i in range(at(row, N), at(row, LDY)):
-            put_f32(y + i * 4, F0)
+        n, ld, scale, y = at(row, N), at(row, LDY), get_f32(row + SCALE), at(row, Y) + t * at(row, LDY) * 4
+        source = at(context, POSITIONS if at(row, BY_POSITION) != 0 else IDS)
+        to = y
+        if at(row, ACCUMULATE) != 0:
+            to = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        copy(at(row, W), get_i64(source + 8 * t) + at(row, OFFSET), to, n, at(row, GROUPS), at(row, BLOCK_BYTES))
+        for i in range(n, ld):
+            put_f32(to + i * 4, F0)
+        if to != y or scale != F1:
+            for i in range(0, ld * 4, 64):
+                value = mul(load_f32(to + i), splat(scale))
+                store_f32(y + i, add(value, load_f32(y + i)) if to != y else value)
 
     return each_token(one)
 

@@ -24,6 +24,9 @@ QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
 STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together
 
 
+BENDS = 128  # bytes of what bends scores: a slope for each query row, a cap, and the numbers 0 to 15
+
+
 def kv_bytes(kv_dtype: str, head_dim: int) -> int:
     """Bytes of one head's keys and values in a page."""
     padded, groups = -(-head_dim // 16) * 16, -(-head_dim // GROUP)
@@ -36,7 +39,7 @@ def attention_scratch(rows: int, head_dim: int) -> int:
     """Bytes that a thread's attention needs for a tile of `rows` query rows: see `attention.places`."""
     rows, padded = rows + MAX_QUERY_ROWS, -(-head_dim // GROUP) * GROUP
     page = 4 * PAGE * (MAX_QUERY_ROWS + 2 * padded + padded // GROUP)  # scores, keys, values, their scales
-    return page + 16 * MAX_QUERY_ROWS + 64 + rows * (8 * padded + STATE)
+    return page + 16 * MAX_QUERY_ROWS + 64 + BENDS + rows * (8 * padded + STATE)
 
 
 # The executor's context: byte offsets of its int64 fields.

@@ -6,9 +6,10 @@ Only the scans are sequential in time; products, steps and gates of all tokens a
 import numpy as np
 
 from .common import F0, F1, at, each_token, get_f32, quantize_row
+from .elementwise import silu
 from .layout import GROUP
 from .ops import field
-from .recurrent import WIDE, each_block, load_left, next_token, silu, softplus, state_of
+from .recurrent import WIDE, each_block, load_left, next_token, softplus, state_of
 from .simd.words import (
     add,
     broadcast_f32,
@@ -130,7 +131,7 @@ def head_block(row, context, b, t, tokens):
 # -- its norm -------------------------------------------------------------------------------------------------------
 
 GX, GLDX, GATE, LDG, WEIGHT, GY, GLDY, GN, PARTS, EPS, GRECORDS = (
-    field("silu_norm", f)
+    field("silu_rms", f)
     for f in ("x", "ldx", "gate", "ldg", "weight", "y", "ldy", "n", "parts", "eps", "records")
 )
 
@@ -151,7 +152,7 @@ def gated_part(x, gate, weight, y, n, eps):
 
 
 @jit
-def silu_norm(row, context, thread, t, tokens):
+def silu_rms(row, context, thread, t, tokens):
     """The gate first, then an RMS norm of each part of the row."""
     x, gate = at(row, GX) + t * at(row, GLDX) * 4, at(row, GATE) + t * at(row, LDG) * 4
     y, size = at(row, GY) + t * at(row, GLDY) * 4, at(row, GN) // at(row, PARTS)
@@ -165,5 +166,5 @@ def silu_norm(row, context, thread, t, tokens):
 KERNELS = {
     "selective_scan": lambda: each_block(scan_blocks, scan_block),
     "head_scan": lambda: each_block(head_blocks, head_block),
-    "silu_norm": lambda: each_token(silu_norm),
+    "silu_rms": lambda: each_token(silu_rms),
 }

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from .common import at, copy_of, count, quantize_row, take
-from .elementwise import swiglu_groups
+from .elementwise import activate_groups
 from .layout import GROUP, Q4_GROUP, Q8_GROUP, RECORD, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
@@ -20,7 +20,8 @@ FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
 ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "own", "blocks", "groups", "block_bytes")
 GATED_FIELDS = (
-    "x", "w", "up_w", "gate", "up", "ldy", "bias", "up_bias", "records", "own", "blocks", "groups", "block_bytes",
+    "x", "w", "up_w", "gate", "up", "ldy", "bias", "up_bias", "activation", "records", "own", "blocks", "groups",
+    "block_bytes",
 )  # fmt: skip
 
 
@@ -152,9 +153,12 @@ def matmul(name: str) -> Callable:
 
 
 def gated_matmul(name: str) -> Callable:
-    """The kernel of op `gated_<name>`: a thread has a panel of both products, and so of the gate's output."""
+    """The kernel of op `gated_<name>`: a thread has a panel of both products, and so of the gate's output.
+
+    Without `up_w` there is one product, and the activation of that.
+    """
     op, strips = f"gated_{name}", strips_of(name)
-    X, W, UP_W, GATE, UP, LDY, BIAS, UP_BIAS, RECORDS, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (
+    X, W, UP_W, GATE, UP, LDY, BIAS, UP_BIAS, ACTIVATION, RECORDS, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (
         field(op, f) for f in GATED_FIELDS
     )
 
@@ -171,12 +175,15 @@ def gated_matmul(name: str) -> Callable:
         while b0 < blocks:
             following, b1 = take(row, context, panel), min(blocks, b0 + panel)
             ahead = w + (following if following < blocks else b0) * block_bytes
-            strips(0, tokens, b0, b1, up_w + b0 * block_bytes, w, x, gate, ldy, at(row, BIAS), 0, groups, block_bytes)
-            strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, at(row, UP_BIAS), 0, groups, block_bytes)
+            then = up_w + b0 * block_bytes if up_w != 0 else ahead
+            strips(0, tokens, b0, b1, then, w, x, gate, ldy, at(row, BIAS), 0, groups, block_bytes)
+            if up_w != 0:
+                strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, at(row, UP_BIAS), 0, groups, block_bytes)
             g0, g1 = b0 // 2, (b1 + 1) // 2
             for t in range(tokens):
                 gate_t = gate + t * ldy
-                swiglu_groups(gate_t, up + t * ldy, gate_t, g0, g1)
+                up_t = up + t * ldy if up_w != 0 else 0
+                activate_groups(at(row, ACTIVATION), gate_t, up_t, gate_t, g0, g1)
                 if records != 0:
                     quantize_row(gate_t, records, ldy // (4 * GROUP), g0, g1, t, tokens)
             b0 = following

@@ -12,7 +12,7 @@ __all__ = [
     "TOKENS", "WANTED", "Op", "field",
 ]  # fmt: skip
 
-ROW = 20
+ROW = 36
 KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; when to meet after it; TOKENS or WANTED; work taken
 NEVER, ALWAYS, LARGE = range(3)  # kinds of barrier; LARGE: not in a small step (see `layout.SMALL`)
 TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, or those whose logits are wanted
@@ -36,34 +36,46 @@ def _op(name: str, spec: str) -> Op:
     return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words))
 
 
-ACTIVATIONS = ("tanh", "sigmoid", "relu2")  # of op `activate`
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2")
 PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8")
+
+# Queries that share a key head lie `q_step` floats from the next ones, key and value heads `k_step`.  The first
+# `rope_dim` numbers of a head are turned, in pairs (i, i + rope_dim / 2), or (2 i, 2 i + 1) if `paired`.  Norms of
+# heads: their weights lie `norm_step` floats from head to head; `norm_center`: a layer norm.
+HEADS = (
+    "q:a ldq q_step k:a v:a ldk k_step heads kv_heads head_dim rope_dim paired table:p layer q_norm:p k_norm:p "
+    "norm_step norm_eps:f norm_center"
+)
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        # y[t] = row token[t] of w
-        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes") for f in PLAIN + PACKED),
-        # y[t] = x[t] / rms(x[t]) * weight, and as int8 groups where `records` is given; own: each thread has its own y
-        # and records in a small step, one behind the other
-        _op("rms_norm", "x:a ldx weight:p y:a ldy n eps:f records:a groups own"),
+        # y[t] (+)= scale * row token[t] of w; by_position: row position[t] + offset
+        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes scale:f by_position offset accumulate")
+          for f in PLAIN + PACKED),
+        # y[t] (+)= x[t] / rms(x[t]) * weight (+ bias), and as int8 groups where `records` is given; own: each thread
+        # has its own y and records in a small step, one behind the other; layer_norm takes x less its mean
+        *(_op(f"{kind}_norm", "x:a ldx weight:p bias:p y:a ldy n eps:f accumulate records:a groups own")
+          for kind in ("rms", "layer")),
         # records[t] = x[t] as int8 groups of 32 with scale and sum
         _op("quantize", "x:a ldx records:a groups"),
         # y[t] (+)= w x[t] (+ bias); own: of the thread's own x
         *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own blocks groups block_bytes")
           for f in PACKED),
         *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own ldx columns") for f in PLAIN),
-        # up[t] = w x[t] (+ bias), the same for `gate`, then swiglu of both into `gate`
-        *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p records:a own blocks groups block_bytes")
-          for f in PACKED),
-        # rotate q and k by their positions; k and v go into the cache
-        *(_op(f"rope_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer") for c in CACHES),
+        # gate[t] = w x[t] (+ bias), the same for `up` where it has a weight, then `activate` of both into `gate`
+        *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p activation records:a own blocks groups "
+              "block_bytes") for f in PACKED),
+        # norm heads of q and k where they have norms, rotate them by their positions; k and v go into the cache
+        *(_op(f"rope_{c}", HEADS) for c in CACHES),
         # y[t] = softmax(q k / scale) v over the sequence's cache, and as int8 groups where `records` is given; in a
         # small step it does what rope does, too
-        *(_op(f"attention_{c}", "q:a ldq k:a v:a ldk heads kv_heads head_dim rope_dim table:p layer y:a ldy scale:f "
-              "window records:a") for c in CACHES),
-        # y[t] = silu(gate[t]) * up[t], and as int8 groups where `records` is given
-        _op("swiglu", "gate:a up:a ldx y:a ldy n records:a groups"),
+        # cap: scores become cap * tanh(scores / cap); slopes: of each head, times the distance, is added (ALiBi)
+        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a") for c in CACHES),
+        # y[t] = activation(gate[t]) (* up[t]), and as int8 groups where `records` is given; see ACTIVATIONS
+        _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
+        # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)
+        _op("limit", "x:a ldx n limit:f soft"),
         # Ops with a state beside each sequence: `state` is where a row's part of it begins, in bytes.
         # y[t] = the causal convolution of x[t] (times what lies at `gate_in` of the same row), through silu or times
         # what lies at `gate_out`; offsets in floats, -1 for no gate; and as int8 groups where `records` is given
@@ -74,22 +86,22 @@ OPS: dict[str, Op] = {
         # y[t] = the same with one decay for each head; x, B and C lie side by side in x[t], steps end the row dt[t]
         _op("head_scan", "x:a ldx dt:a lddt y:a a:p d:p bias:p heads head_dim groups states state low:f high:f"),
         # y[t] = x[t] * silu(gate[t]), each of `parts` parts of it normalised, * weight; gates begin their rows
-        _op("silu_norm", "x:a ldx gate:a ldg weight:p y:a ldy n parts eps:f records:a"),
+        _op("silu_rms", "x:a ldx gate:a ldg weight:p y:a ldy n parts eps:f records:a"),
         # y[t] = x of the token before - x[t]
         _op("token_shift", "x:a y:a ld state"),
         # y[t] = x[t] + weight * d[t], and as int8 groups where `records` is given
         _op("mix", "x:a d:a weight:p y:a ld records:a"),
-        # y[t] = f(y[t]), f numbered in ACTIVATIONS, and as int8 groups where `records` is given
-        _op("activate", "y:a ld kind records:a"),
+        # y[t] = tanh(y[t]), or sigmoid(y[t]) where `logistic`, and as int8 groups where `records` is given
+        _op("squash", "y:a ld n logistic records:a"),
         # y[t] += sigmoid(gate[t]) * x[t]
         _op("sigmoid_add", "gate:a x:a y:a ld"),
         # y[t] = sigmoid(r[t]) * the mean of all v up to t, weighted by e^k and what is left of it; RWKV 4
         _op("wkv4", "r:a k:a v:a y:a ld decay:p first:p state records:a"),
-        # in place, for each head: w = the decay, k = the key, a = what it removes, kk = its direction, v mixed with
+        # in place, for each head: the decay, k = the key, a = what it removes, kk = its direction, v mixed with
         # that of the first layer (by `mix`, where given); RWKV 7
-        _op("wkv7_inputs", "w:a k:a a:a kk:a v:a v_first:a mix:a ld k_k:p k_a:p heads head_dim"),
-        # y[t] = S r[t], S being S diag(w[t]) - (S kk[t]) a[t]^T + v[t] k[t]^T
-        _op("wkv7", "r:a w:a k:a v:a kk:a a:a y:a ld heads head_dim state"),
+        _op("wkv7_inputs", "decay:a k:a a:a kk:a v:a v_first:a mix:a ld k_k:p k_a:p heads head_dim"),
+        # y[t] = S r[t], S being S diag(decay[t]) - (S kk[t]) a[t]^T + v[t] k[t]^T
+        _op("wkv7", "r:a decay:a k:a v:a kk:a a:a y:a ld heads head_dim state"),
         # y[t] = (norm of each head of y[t] * weight + bias + (r k r_k) v) * gate
         _op("wkv7_output", "y:a r:a k:a v:a gate:a ld r_k:p weight:p bias:p heads head_dim eps:f records:a"),
         # y[m] = x[wanted[m]]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .common import F0, F1, at, count, quantize_row, take
+from .elementwise import silu
 from .layout import COUNTS, FIRSTS, GROUP, NEXT, POSITIONS, SLOTS, STATES
 from .ops import field
 from .simd.words import (
@@ -83,18 +84,6 @@ def sigmoid(x):
     """1 / (1 + e^-x)."""
     one = splat(F1)
     return div(one, add(one, exp(sub(splat(F0), x))))
-
-
-@jit
-def silu(x):
-    return mul(x, sigmoid(x))
-
-
-@jit
-def tanh(x):
-    """1 - 2 / (1 + e^2x): absolute error 2e-7."""
-    one, two = splat(F1), splat(np.float32(2))
-    return sub(one, div(two, add(one, exp(mul(two, x)))))
 
 
 @jit
@@ -180,4 +169,4 @@ def conv_block(row, context, b, t, tokens):
 
 KERNELS = {"short_conv": lambda: each_block(conv_blocks, conv_block)}
 
-__all__ = ["each_block", "load_left", "next_token", "sigmoid", "silu", "softplus", "state_of", "tanh"]
+__all__ = ["each_block", "load_left", "next_token", "sigmoid", "softplus", "state_of"]

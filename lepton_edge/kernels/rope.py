@@ -1,7 +1,7 @@
 """Rotary positions (Su et al. 2021), and the one place that writes keys and values into the cache.
 
-The pairs of a head are (i, i + dim/2), as Hugging Face stores them.  The query heads are
-rotated where they lie, the key heads are rotated into the cache, the value heads are copied into it.
+The query heads are normed and rotated where they lie, the key heads are so put into the cache, the value heads are
+copied into it.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,10 @@ import numpy as np
 from .cache import cache, groups_of, page_of
 from .common import F0, F1, at, each_token, small
 from .layout import GROUP, PAGE, POSITIONS, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
-from .ops import field
+from .ops import OPS, field
 from .simd.words import (
+    add,
+    div,
     fma,
     get_f32,
     get_i32,
@@ -29,8 +31,10 @@ from .simd.words import (
     put_f32,
     put_i32,
     put_u16,
+    reduce_add,
     round_i32,
     splat,
+    sqrt,
     store_f16,
     store_f32,
     store_f32_some,
@@ -38,21 +42,66 @@ from .simd.words import (
     sub,
     vmax,
     vmin,
+    within,
 )
 
-ROW_FIELDS = ("q", "ldq", "k", "v", "ldk", "heads", "kv_heads", "head_dim", "rope_dim", "table", "layer")
+# Rope's fields, which attention's rows begin with, whatever the cache.
+(
+    Q, LDQ, Q_STEP, K, V, LDK, K_STEP, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, PAIRED, TABLE, LAYER, Q_NORM, K_NORM,
+    NORM_STEP, NORM_EPS, NORM_CENTER,
+) = (field("rope_f32", name) for name, _ in OPS["rope_f32"].fields)  # fmt: skip
 
 
 @jit
-def rotate(source, target, dim, angles):
-    """target = source rotated; `angles` holds dim/2 cosines, then dim/2 sines."""
+def rotate(x, dim, angles):
+    """Turn the pairs (i, i + dim/2) at x; `angles` holds dim/2 cosines, then dim/2 sines."""
     half = dim // 2
     for i in range(0, half, 16):
         n, o = half - i, i * 4
-        a, b = load_f32_some(source + o, n), load_f32_some(source + half * 4 + o, n)
+        a, b = load_f32_some(x + o, n), load_f32_some(x + half * 4 + o, n)
         cos, sin = load_f32_some(angles + o, n), load_f32_some(angles + half * 4 + o, n)
-        store_f32_some(target + o, sub(mul(a, cos), mul(b, sin)), n)
-        store_f32_some(target + half * 4 + o, fma(b, cos, mul(a, sin)), n)
+        store_f32_some(x + o, sub(mul(a, cos), mul(b, sin)), n)
+        store_f32_some(x + half * 4 + o, fma(b, cos, mul(a, sin)), n)
+
+
+@jit
+def rotate_pairs(x, dim, angles):
+    """Turn the pairs (2 i, 2 i + 1) at x."""
+    for i in range(dim // 2):
+        a, b = get_f32(x + 8 * i), get_f32(x + 8 * i + 4)
+        cos, sin = get_f32(angles + 4 * i), get_f32(angles + dim * 2 + 4 * i)
+        put_f32(x + 8 * i, a * cos - b * sin)
+        put_f32(x + 8 * i + 4, b * cos + a * sin)
+
+
+@jit
+def norm_head(x, weight, d, eps, center):
+    """Norm the d numbers at x: by their root mean square, or `center` by mean and deviation."""
+    count, mean, total = np.float32(d), F0, splat(F0)
+    if center != 0:
+        for i in range(0, d, 16):
+            total = add(total, load_f32_some(x + i * 4, d - i))
+        mean, total = reduce_add(total) / count, splat(F0)
+    for i in range(0, d, 16):
+        away = within(sub(load_f32_some(x + i * 4, d - i), splat(mean)), i, 0, d - 1, F0)
+        total = fma(away, away, total)
+    scale = div(splat(F1), sqrt(splat(reduce_add(total) / count + eps)))
+    for i in range(0, d, 16):
+        away = sub(load_f32_some(x + i * 4, d - i), splat(mean))
+        store_f32_some(x + i * 4, mul(mul(away, scale), load_f32_some(weight + i * 4, d - i)), d - i)
+
+
+@jit
+def turn(row, x, norms, head, angles):
+    """Norm and rotate a head at x.  `norms`: the field of the norms' weights, which may be 0."""
+    weight = at(row, norms)
+    if weight != 0:
+        weight += head * at(row, NORM_STEP) * 4
+        norm_head(x, weight, at(row, HEAD_DIM), get_f32(row + NORM_EPS), at(row, NORM_CENTER))
+    if at(row, PAIRED) != 0:
+        rotate_pairs(x, at(row, ROPE_DIM), angles)
+    else:
+        rotate(x, at(row, ROPE_DIM), angles)
 
 
 @jit
@@ -124,38 +173,38 @@ STORES = {"f16": put_f16_head, "f32": put_f32_head, "q8": put_q8_head}
 
 
 def store_kernel(name: str) -> Callable:
-    """A function that puts one token's key (rotated) and value of a head into a page; `scratch`: 5 bytes a column."""
+    """A function that puts token t's key (turned) and value of head g into a page; `scratch`: 5 bytes a column."""
     kind, put_head = cache(name), STORES[name]
     key_bytes, head_bytes = kind.keys, kind.head
 
     @jit
-    def store(page, g, position, k, v, d, dim, angles, scratch):
+    def store(row, page, t, g, position, angles, scratch):
+        d, offset = at(row, HEAD_DIM), (t * at(row, LDK) + g * at(row, K_STEP)) * 4
         head = page + g * head_bytes(d)
-        copy(k + g * d * 4, scratch, d)
-        rotate(scratch, scratch, dim, angles)
-        put_head(head, head + key_bytes(d), position % PAGE, d, scratch, v + g * d * 4)
+        copy(at(row, K) + offset, scratch, d)
+        turn(row, scratch, K_NORM, g, angles)
+        put_head(head, head + key_bytes(d), position % PAGE, d, scratch, at(row, V) + offset)
 
     return store
 
 
 def rope(name: str) -> Callable:
     """The kernel for a cache in f32, f16 or q8."""
-    op, store = f"rope_{name}", store_kernel(name)
-    Q, LDQ, K, V, LDK, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, TABLE, LAYER = (field(op, f) for f in ROW_FIELDS)
+    store = store_kernel(name)
 
     @jit
     def one(row, context, thread, t, tokens):
-        heads, kv_heads, d, dim = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM), at(row, ROPE_DIM)
+        kv_heads, d = at(row, KV_HEADS), at(row, HEAD_DIM)
+        group = at(row, HEADS) // kv_heads
         scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
         position, slot = get_i64(at(context, POSITIONS) + 8 * t), get_i64(at(context, SLOTS) + 8 * t)
-        angles = at(row, TABLE) + position * dim * 4
-        for head in range(heads):
-            q = at(row, Q) + (t * at(row, LDQ) + head * d) * 4
-            rotate(q, q, dim, angles)
+        angles = at(row, TABLE) + position * at(row, ROPE_DIM) * 4
         page = page_of(context, slot, position, at(row, LAYER))
-        offset = t * at(row, LDK) * 4
         for g in range(kv_heads):
-            store(page, g, position, at(row, K) + offset, at(row, V) + offset, d, dim, angles, scratch)
+            q = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP)) * 4
+            for h in range(group):
+                turn(row, q + h * d * 4, Q_NORM, g * group + h, angles)
+            store(row, page, t, g, position, angles, scratch)
 
     shared = each_token(one)
 

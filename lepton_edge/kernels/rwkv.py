@@ -6,8 +6,8 @@ import numpy as np
 
 from .common import F0, F1, at, each_token, get_f32, quantize_row
 from .layout import GROUP, POSITIONS
-from .ops import ACTIVATIONS, field
-from .recurrent import WIDE, each_block, load_left, next_token, sigmoid, state_of, tanh
+from .ops import field
+from .recurrent import WIDE, each_block, load_left, next_token, sigmoid, state_of
 from .simd.words import (
     add,
     broadcast_f32,
@@ -24,6 +24,7 @@ from .simd.words import (
     store_f32,
     store_f32_some,
     sub,
+    tanh,
     vmax,
     within,
 )
@@ -82,28 +83,22 @@ def mix(row, context, thread, t, tokens):
 
 # -- functions of a row ---------------------------------------------------------------------------------------------
 
-ACT_Y, ACT_LD, ACT_KIND, ACT_RECORDS = (field("activate", f) for f in ("y", "ld", "kind", "records"))
+SQUASH_Y, SQUASH_LD, SQUASH_N, LOGISTIC, SQUASH_RECORDS = (
+    field("squash", f) for f in ("y", "ld", "n", "logistic", "records")
+)
 ADD_GATE, ADD_X, ADD_Y, ADD_LD = (field("sigmoid_add", f) for f in ("gate", "x", "y", "ld"))
-TANH, SIGMOID, RELU2 = (ACTIVATIONS.index(name) for name in ("tanh", "sigmoid", "relu2"))
 
 
 @jit
-def activate(row, context, thread, t, tokens):
-    """y = f(y) in place."""
-    ld, kind = at(row, ACT_LD), at(row, ACT_KIND)
-    y = at(row, ACT_Y) + t * ld * 4
-    for i in range(0, ld * 4, 64):
-        x = load_f32(y + i)
-        if kind == TANH:
-            x = tanh(x)
-        elif kind == SIGMOID:
-            x = sigmoid(x)
-        else:
-            positive = vmax(splat(F0), x)  # in this order NaN stays
-            x = mul(positive, positive)
-        store_f32(y + i, x)
-    if at(row, ACT_RECORDS) != 0:
-        quantize_row(y, at(row, ACT_RECORDS), ld // GROUP, 0, ld // GROUP, t, tokens)
+def squash(row, context, thread, t, tokens):
+    """y = tanh(y) or sigmoid(y) in place."""
+    n, ld = at(row, SQUASH_N), at(row, SQUASH_LD)
+    y = at(row, SQUASH_Y) + t * ld * 4
+    for i in range(0, n, 16):
+        x = load_left(y + i * 4, n - i)
+        store_f32_some(y + i * 4, sigmoid(x) if at(row, LOGISTIC) != 0 else tanh(x), n - i)
+    if at(row, SQUASH_RECORDS) != 0:
+        quantize_row(y, at(row, SQUASH_RECORDS), ld // GROUP, 0, ld // GROUP, t, tokens)
 
 
 @jit
@@ -164,10 +159,10 @@ def wkv4_block(row, context, b, t, tokens):
 
 IN_W, IN_K, IN_A, IN_KK, IN_V, IN_FIRST, IN_MIX, IN_LD, IN_K_K, IN_K_A, IN_HEADS, IN_DIM = (
     field("wkv7_inputs", f)
-    for f in ("w", "k", "a", "kk", "v", "v_first", "mix", "ld", "k_k", "k_a", "heads", "head_dim")
+    for f in ("decay", "k", "a", "kk", "v", "v_first", "mix", "ld", "k_k", "k_a", "heads", "head_dim")
 )
 R7, W7, K7, V7, KK7, A7, Y7, LD7, HEADS7, DIM7, STATE7 = (
-    field("wkv7", f) for f in ("r", "w", "k", "v", "kk", "a", "y", "ld", "heads", "head_dim", "state")
+    field("wkv7", f) for f in ("r", "decay", "k", "v", "kk", "a", "y", "ld", "heads", "head_dim", "state")
 )
 (
     OUT_Y, OUT_R, OUT_K, OUT_V, OUT_GATE, OUT_LD, OUT_R_K, OUT_WEIGHT, OUT_BIAS, OUT_HEADS, OUT_DIM, OUT_EPS,
@@ -295,7 +290,7 @@ def wkv7_output(row, context, thread, t, tokens):
 KERNELS = {
     "token_shift": lambda: each_block(blocks_of("token_shift"), shift_block),
     "mix": lambda: each_token(mix),
-    "activate": lambda: each_token(activate),
+    "squash": lambda: each_token(squash),
     "sigmoid_add": lambda: each_token(sigmoid_add),
     "wkv4": lambda: each_block(blocks_of("wkv4"), wkv4_block),
     "wkv7_inputs": lambda: each_token(wkv7_inputs),

@@ -1,17 +1,27 @@
-"""The fields that all decoder families share."""
+"""What all decoder families share: the fields of their configs, under Llama's names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from .fields import Fields
 from .rope import MAX_POSITIONS, read_rope
-from .spec import Attention, DecoderSpec, FeedForward, Layer, Norm
+from .spec import HF_MODULES, Attention, DecoderSpec, FeedForward, Layer, Names, Norm
 
-__all__ = ["read_decoder"]
+__all__ = ["change_attention", "modules", "read_activation", "read_decoder", "read_kinds", "scale_residuals"]
 
 # Bounds far above any real model, low enough that no product of two of them overflows an int64.
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_WIDTH, MAX_VOCAB = 4096, 1024, 1024, 1 << 20, 1 << 24
 
+# The names that configs have for activations -> ours (`kernels/ops.py`).
+ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "relu": "relu",
+    "relu2": "relu2", "quick_gelu": "quick_gelu",
+}  # fmt: skip
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+Options = Mapping[str, Any]
 Windows = Callable[[Fields, int], tuple[int | None, ...]]
 
 
@@ -19,14 +29,23 @@ def read_decoder(
     fields: Fields,
     family: str,
     *,
+    norm: Norm | None = None,
+    eps: str = "rms_norm_eps",
+    activation: str = "silu",
+    rope: Options | None = None,
     windows: Windows | None = None,
-    qkv_bias: bool = False,
-    o_bias: bool = False,
-    mlp_bias: bool = False,
+    attention: Options | None = None,
+    feed_forward: Options | None = None,
+    ffn: int | None = None,
+    tied: bool = False,
+    **model: Any,
 ) -> DecoderSpec:
-    """The spec of a decoder with Llama's field names. `windows` reads the window of each layer (default: none).
+    """The spec of a decoder with Llama's field names.
 
-    Raises ConfigError or UnsupportedModelError.
+    norm: its kind; `eps` names the field with its epsilon.  activation, ffn (0: as in the config), tied: the family's
+    defaults.  rope: options of `read_rope` and `paired`; None for no rotary positions.  windows: reads the window of
+    each layer (default: none).  attention, feed_forward: options of `Attention` and `FeedForward`, alike in all layers.
+    model: those of `DecoderSpec`.  Raises ConfigError or UnsupportedModelError.
     """
     if fields.has("quantization_config"):
         raise fields.unsupported("quantization_config", "float32, float16, bfloat16, or packed by lepton")
@@ -36,33 +55,94 @@ def read_decoder(
     kv_heads = fields.integer("num_key_value_heads", 1, MAX_HEADS, default=heads)
     if heads % kv_heads:
         raise fields.error("num_key_value_heads", f"a divisor of num_attention_heads, {heads}")
-    head_dim = _head_dim(fields, hidden, heads)
-    rope, context = read_rope(fields, head_dim, fields.integer("max_position_embeddings", 1, MAX_POSITIONS))
-    if fields.text("hidden_act", default="silu") not in ("silu", "swish"):
-        raise fields.unsupported("hidden_act", "silu")
+    head_dim = _head_dim(fields, hidden, heads, rotary=rope is not None)
+    context = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
+    table = None
+    if rope is not None:
+        options = dict(rope)
+        paired = options.pop("paired", False)
+        table, context = read_rope(fields, head_dim, context, **options)
+        table = replace(table, paired=paired)
     seen = windows(fields, layers) if windows else (None,) * layers
-    attention = Attention(heads, kv_heads, head_dim, rope, qkv_bias=qkv_bias, o_bias=o_bias)
-    feed_forward = FeedForward(fields.integer("intermediate_size", 1, MAX_WIDTH), bias=mlp_bias)
+    mixer = Attention(heads, kv_heads, head_dim, table, **(attention or {}))
+    width = fields.integer("intermediate_size", 1, MAX_WIDTH, default=ffn)
+    following = FeedForward(width, read_activation(fields, activation), **(feed_forward or {}))
+    low = fields.number(eps, low=1e-30, high=1.0, default=(norm or Norm()).eps)
     return DecoderSpec(
         family=family,
         vocab=fields.integer("vocab_size", 1, MAX_VOCAB),
         hidden=hidden,
-        layers=tuple(Layer(replace(attention, window=window), feed_forward) for window in seen),
+        layers=tuple(Layer(replace(mixer, window=window), following) for window in seen),
         context=context,
-        norm=Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-6)),
-        tied=fields.flag("tie_word_embeddings", default=False),
+        norm=replace(norm or Norm(), eps=low),
+        tied=fields.flag("tie_word_embeddings", default=tied),
+        **model,
     )
 
 
-def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    """The head size; hidden/heads when the config does not say. Even, because rotary embeddings turn pairs."""
+def read_activation(fields: Fields, default: str, name: str = "hidden_act") -> str:
+    """The activation that a config names, as the program calls it."""
+    found = fields.text(name, default=default)
+    if found not in ACTIVATIONS:
+        raise fields.unsupported(name, ", ".join(ACTIVATIONS))
+    return ACTIVATIONS[found]
+
+
+def read_kinds(fields: Fields, layers: int, every: int) -> list[str]:
+    """Each layer's type: `layer_types`, or else every so-and-so-many-th is full attention, and the others sliding."""
+    if not fields.has("layer_types"):
+        return [SLIDING if every and (i + 1) % every else FULL for i in range(layers)]
+    kinds = fields.texts("layer_types", layers)
+    if not set(kinds) <= {FULL, SLIDING}:
+        raise fields.unsupported("layer_types", f"{FULL}, {SLIDING}")
+    return kinds
+
+
+def windows_of(fields: Fields, kinds: list[str], default: int | None = None) -> tuple[int | None, ...]:
+    """The window of each layer: `sliding_window` on those of sliding attention."""
+    if SLIDING not in kinds:
+        return (None,) * len(kinds)
+    window = fields.integer("sliding_window", 1, MAX_POSITIONS, default=default)
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def change_attention(spec: DecoderSpec, change: Callable[[int, Attention], Attention]) -> DecoderSpec:
+    """The spec with the attention of each layer changed."""
+    layers = [
+        replace(layer, mixer=change(i, layer.mixer)) if isinstance(layer.mixer, Attention) else layer
+        for i, layer in enumerate(spec.layers)
+    ]
+    return replace(spec, layers=tuple(layers))
+
+
+def scale_residuals(spec: DecoderSpec, scale: float) -> DecoderSpec:
+    """The spec of a model that adds `scale` times what a mixer or a feed-forward says.
+
+    All activations x are kept as x / scale: norms do not notice but for their epsilon, so nothing is to be computed.
+    """
+    norm = replace(spec.norm, eps=spec.norm.eps / scale**2)
+    return replace(spec, norm=norm, embed_scale=spec.embed_scale / scale)
+
+
+def modules(prefix: str = "model.layers.{layer}.", **names: str) -> Names:
+    """Names with a family's own modules; those of a layer (all but embed, embed_norm, final_norm, head and positions)
+    follow the prefix."""
+    outer = {"embed", "embed_norm", "final_norm", "head", "positions", "project_in", "project_out"}
+    own = {part: name if part in outer else prefix + name for part, name in names.items()}
+    return Names({**HF_MODULES, **own})
+
+
+def _head_dim(fields: Fields, hidden: int, heads: int, rotary: bool) -> int:
+    """The head size; hidden/heads when the config does not say. Even, where rotary embeddings turn pairs."""
+    even = 2 if rotary else 1
     if fields.has("head_dim"):
-        head_dim = fields.integer("head_dim", 2, MAX_HEAD_DIM)
-        if head_dim % 2:
+        head_dim = fields.integer("head_dim", even, MAX_HEAD_DIM)
+        if head_dim % even:
             raise fields.error("head_dim", "an even number")
         return head_dim
-    if hidden % heads or (hidden // heads) % 2 or hidden // heads > MAX_HEAD_DIM:
+    if hidden % heads or (hidden // heads) % even or hidden // heads > MAX_HEAD_DIM:
+        kind = "an even multiple" if rotary else "a multiple"
         raise fields.error(
-            "hidden_size", f"an even multiple of num_attention_heads, {heads}, and at most {MAX_HEAD_DIM} times it"
+            "hidden_size", f"{kind} of num_attention_heads, {heads}, and at most {MAX_HEAD_DIM} times it"
         )
     return hidden // heads

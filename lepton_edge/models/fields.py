@@ -24,10 +24,40 @@ class Fields:
         self._values = values
         self._where = where
         self._prefix = prefix
+        self._names: dict[str, str] = {}
+
+    def renamed(self, **names: str) -> "Fields":
+        """The same fields, where some are found under a name of the family's own: `renamed(hidden_size="n_embd")`.
+
+        The usual name still counts where only that one is there.
+        """
+        other = Fields(self._values, self._where, self._prefix)
+        chosen = {usual: own for usual, own in names.items() if own in self._values or usual not in self._values}
+        other._names = {**self._names, **chosen}
+        return other
+
+    def assuming(self, **values: Any) -> "Fields":
+        """The same fields, of which some have these values, whatever the file says."""
+        names = {self._name(name): value for name, value in values.items()}
+        other = Fields({**self._values, **names}, self._where, self._prefix)
+        other._names = self._names
+        return other
+
+    def with_default(self, **values: Any) -> "Fields":
+        """The same fields, of which some have these values where they are absent."""
+        return self.assuming(**{name: value for name, value in values.items() if not self.has(name)})
+
+    def without(self, name: str) -> "Fields":
+        """The same fields without one."""
+        return self.assuming(**{name: None})
+
+    def is_text(self, name: str) -> bool:
+        """Whether the field is a string."""
+        return isinstance(self._values.get(self._name(name)), str)
 
     def has(self, name: str) -> bool:
         """Whether the field is present and not null."""
-        return self._values.get(name) is not None
+        return self._values.get(self._name(name)) is not None
 
     def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number in low..high (both included)."""
@@ -38,13 +68,25 @@ class Fields:
 
     def integer_or_null(self, name: str, low: int, high: int, default: int) -> int | None:
         """A whole number in low..high, or None where null is written; only an absent field gives the default."""
-        if name in self._values and self._values[name] is None:
+        own = self._name(name)
+        if own in self._values and self._values[own] is None:
             return None
         return self.integer(name, low, high, default)
 
+    def integer_or_none(self, name: str, low: int, high: int) -> int | None:
+        """A whole number in low..high, or None where null is written or nothing."""
+        return self.integer(name, low, high) if self.has(name) else None
+
+    def number_or_null(self, name: str, low: float, high: float, default: float | None) -> float | None:
+        """A number in low..high, or None where null is written; only an absent field gives the default."""
+        own = self._name(name)
+        if (own in self._values and self._values[own] is None) or (default is None and not self.has(name)):
+            return None
+        return self.number(name, low, high, default)
+
     def integer_or(self, name: str, word: str, low: int, high: int, default: int) -> int:
         """A whole number in low..high; the default where the field is absent or says `word`."""
-        return default if self._values.get(name) == word else self.integer(name, low, high, default)
+        return default if self._values.get(self._name(name)) == word else self.integer(name, low, high, default)
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A finite number in low..high (both included); whole numbers count."""
@@ -53,19 +95,6 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise self.error(name, f"a number from {low:g} to {high:g}")
         return float(value)
-
-    def numbers(self, name: str, length: int, low: float, high: float, default: tuple[float, ...]) -> tuple[float, ...]:
-        """A list of `length` numbers in low..high; infinity counts where `high` is infinite.
-
-        transformers writes it as Infinity, or as {"__float__": "Infinity"}.
-        """
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, list) or len(value) != length:
-            raise self.error(name, f"a list of {length} numbers")
-        entries = [math.inf if entry == {"__float__": "Infinity"} else entry for entry in value]
-        return tuple(Fields({name: entry}, self._where, self._prefix).number(name, low, high) for entry in entries)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -90,9 +119,36 @@ class Fields:
             raise self.error(name, f"{length} entries, not {len(value)}")
         return value
 
+    def numbers(
+        self, name: str, length: int, low: float, high: float, default: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:  # fmt: skip
+        """A list of `length` numbers in low..high; {"__float__": "Infinity"}, as transformers writes it, is infinite."""
+        values = self._present(name, None if default is None else list(default))
+        if not isinstance(values, list) or len(values) != length:
+            raise self.error(name, f"a list of {length} numbers")
+        values = [math.inf if value == {"__float__": "Infinity"} else value for value in values]
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise self.error(name, f"numbers from {low:g} to {high:g}")
+        return tuple(map(float, values))
+
+    def flags(self, name: str, length: int) -> list[bool]:
+        """A list of `length` values, each true or false, or 1 or 0."""
+        values = self._present(name, None)
+        if not isinstance(values, list) or len(values) != length or not all(value in (0, 1) for value in values):
+            raise self.error(name, f"a list of {length} ones and zeros")
+        return [bool(value) for value in values]
+
+    def items(self, name: str, default: list[Any]) -> list[Any]:
+        """A list of anything."""
+        value = self._present(name, default)
+        if not isinstance(value, list):
+            raise self.error(name, "a list")
+        return value
+
     def child(self, name: str) -> "Fields":
         """The JSON object in the field; an empty one when it is absent."""
-        value = self._values.get(name)
+        value = self._values.get(self._name(name))
         if value is not None and not isinstance(value, Mapping):
             raise self.error(name, "an object or null")
         return Fields(value or {}, self._where, f"{self._prefix}{name}.")
@@ -103,19 +159,24 @@ class Fields:
 
     def error(self, name: str, expected: str) -> ConfigError:
         """The error for a field whose value is wrong (to be raised by the caller)."""
+        name = self._name(name)
         value = f"is {_brief(self._values[name])}" if name in self._values else "is missing"
         return ConfigError(f"{self._where}: {self._prefix}{name} {value}; expected {expected}; {ADVICE}")
 
     def unsupported(self, name: str, supported: str) -> UnsupportedModelError:
         """The error for a field that asks for what lepton_edge does not have (to be raised by the caller)."""
+        name = self._name(name)
         value = _brief(self._values.get(name))
         return UnsupportedModelError(
             f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; "
             "use a model without it"
         )
 
+    def _name(self, name: str) -> str:
+        return self._names.get(name, name)
+
     def _present(self, name: str, default: Any) -> Any:
-        value = self._values.get(name)
+        value = self._values.get(self._name(name))
         if value is None:
             value = default
         if value is None:

@@ -1,14 +1,31 @@
-"""Llama (arXiv:2302.13971), and what copies it: SmolLM, SmolLM2, TinyLlama, Yi, DeepSeek Coder."""
+"""Llama (arXiv:2302.13971), and what copies it: SmolLM, SmolLM2, TinyLlama, Yi, DeepSeek Coder; and MiniCPM."""
 
-from .decoder import read_decoder
+from dataclasses import replace
+
+from .decoder import read_decoder, scale_residuals
 from .fields import Fields
 from .spec import DecoderSpec
 
-__all__ = ["read"]
+__all__ = ["read", "read_minicpm"]
 
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a LlamaForCausalLM config: biases on all attention or all feed-forward weights, if any."""
     attention = fields.flag("attention_bias", default=False)
-    mlp = fields.flag("mlp_bias", default=False)
-    return read_decoder(fields, "llama", qkv_bias=attention, o_bias=attention, mlp_bias=mlp)
+    return read_decoder(
+        fields,
+        "llama",
+        rope={},
+        attention=dict(qkv_bias=attention, o_bias=attention),
+        feed_forward=dict(bias=fields.flag("mlp_bias", default=False)),
+    )
+
+
+def read_minicpm(fields: Fields) -> DecoderSpec:
+    """MiniCPM (arXiv:2404.06395): the embedding, residuals and logits are scaled."""
+    spec = read_decoder(fields, "minicpm", rope={}, tied=True)
+    embed = fields.number("scale_emb", low=1e-6, high=1e6, default=1.0)
+    depth = fields.number("scale_depth", low=1e-6, high=1e6, default=1.0)
+    base = fields.integer("dim_model_base", 1, 1 << 20, default=spec.hidden)
+    spec = replace(spec, embed_scale=embed, logit_scale=base / spec.hidden)
+    return scale_residuals(spec, depth / len(spec.layers) ** 0.5)

@@ -1,19 +1,19 @@
 """Qwen2 and Qwen2.5 (arXiv:2407.10671): Llama with q, k and v biases, and a sliding window on some layers."""
 
-from .decoder import read_decoder
+from .decoder import read_decoder, read_kinds
 from .fields import Fields
 from .rope import MAX_POSITIONS
 from .spec import DecoderSpec
 
-__all__ = ["read"]
+__all__ = ["read", "windows"]
 
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a Qwen2ForCausalLM config."""
-    return read_decoder(fields, "qwen2", windows=_windows, qkv_bias=True)
+    return read_decoder(fields, "qwen2", rope={}, windows=windows, attention=dict(qkv_bias=True))
 
 
-def _windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
+def windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
     """`layer_types` says which layers have the window; without it, those from `max_window_layers` on."""
     window = fields.integer_or_null("sliding_window", 1, MAX_POSITIONS, default=4096)
     if not fields.flag("use_sliding_window", default=False):
@@ -21,10 +21,7 @@ def _windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
     if not fields.has("layer_types"):
         first = fields.integer("max_window_layers", 0, 1 << 20, default=28)
         return tuple(window if layer >= first else None for layer in range(layers))
-    kinds = fields.texts("layer_types", layers)
-    for kind in kinds:
-        if kind not in ("full_attention", "sliding_attention"):
-            raise fields.unsupported("layer_types", "full_attention, sliding_attention")
+    kinds = read_kinds(fields, layers, 0)
     if window is None and "sliding_attention" in kinds:
         raise fields.error("layer_types", "full_attention only, because use_sliding_window or sliding_window is off")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)

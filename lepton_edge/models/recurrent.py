@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from .spec import Parts, linear
 
@@ -11,6 +12,8 @@ __all__ = ["ChannelMix4", "ChannelMix7", "Mamba", "Mamba2", "ShortConv", "TimeMi
 @dataclass(frozen=True)
 class ShortConv:
     """A mixer: out(c * conv(b * x)), where b, c and x come from one product and the convolution is `taps` wide."""
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
 
     taps: int
     bias: bool = False
@@ -30,6 +33,8 @@ class Mamba:
 
     `rank`: of the map to the step sizes.  `taps`: width of the convolution before the scan.
     """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("ssm_x", "ssm_dt", "ssm.A_log")  # small, and worth all their bits
 
     inner: int
     states: int
@@ -57,6 +62,8 @@ class Mamba2:
 
     `groups`: heads // groups neighbours share B and C.  `low`, `high`: limits of a step.  `eps`: of the norm.
     """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
 
     heads: int
     head_dim: int
@@ -96,6 +103,8 @@ class Mamba2:
 class TimeMix4:
     """A mixer, RWKV 4's (arXiv:2305.13048): an exponentially decaying mean of values, `width` channels."""
 
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
+
     width: int
 
     def parts(self, hidden: int) -> Parts:
@@ -111,6 +120,8 @@ class TimeMix4:
 @dataclass(frozen=True)
 class ChannelMix4:
     """A feed-forward, RWKV 4's: sigmoid(r x) * v relu(k x)^2, each x mixed with the token before."""
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
 
     width: int
 
@@ -132,6 +143,8 @@ class TimeMix7:
     others are mixed with.  `eps`: of the norm of each head.
     """
 
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("time.r_k", *(f"time_{name}{i}" for name in "wagv" for i in (1, 2)))
+
     heads: int
     head_dim: int
     decay_rank: int
@@ -145,19 +158,21 @@ class TimeMix7:
         width = self.heads * self.head_dim
         parts: Parts = {f"time.x_{name}": (1, 1, hidden) for name in "rwkvag"}
         parts |= {f"time.{name}": (width,) for name in ("k_k", "k_a")}
-        parts["time.r_k"] = (self.heads, self.head_dim)
         for part in ("time_r", "time_k", "time_v"):
             parts |= linear(part, width, hidden)
         ranks = {"w": self.decay_rank, "a": self.rate_rank, "g": self.gate_rank, "v": self.value_rank}
         for name, rank in ranks.items():
             if rank:
                 parts |= linear(f"time_{name}1", rank, hidden) | linear(f"time_{name}2", width, rank, name != "g")
+        parts["time.r_k"] = (self.heads, self.head_dim)
         return parts | {"time_norm": (width,), "time_norm.bias": (width,)} | linear("time_o", hidden, width)
 
 
 @dataclass(frozen=True)
 class ChannelMix7:
     """A feed-forward, RWKV 7's: v relu(k x)^2, x mixed with the token before."""
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
 
     width: int
 

@@ -1,27 +1,96 @@
 """Which architectures lepton_edge runs, by the name that config.json gives them."""
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import Any
 
 from ..checkpoint.store import Checkpoint
-from . import llama, mamba, mistral, qwen2
+from ..errors import RequestError
+from . import (
+    bloom,
+    cohere,
+    exaone4,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    granite,
+    lfm2,
+    llama,
+    mamba,
+    mistral,
+    mpt,
+    olmo,
+    opt,
+    phi,
+    qwen2,
+    qwen3,
+    rwkv,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
 from .fields import Fields
 from .spec import DecoderSpec
 
-__all__ = ["families", "spec_from_config", "spec_of"]
+__all__ = ["families", "register", "spec_from_config", "spec_of"]
+
+ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
+    "BloomForCausalLM": bloom.read,
+    "Cohere2ForCausalLM": cohere.read_cohere2,
+    "CohereForCausalLM": cohere.read,
+    "Exaone4ForCausalLM": exaone4.read,
+    "FalconForCausalLM": falcon.read,
+    "GPT2LMHeadModel": gpt2.read,
+    "GPTBigCodeForCausalLM": gpt2.read_bigcode,
+    "GPTNeoForCausalLM": gpt_neo.read,
+    "GPTNeoXForCausalLM": gpt_neox.read,
+    "Gemma2ForCausalLM": gemma.read_gemma2,
+    "Gemma3ForCausalLM": gemma.read_gemma3,
+    "GemmaForCausalLM": gemma.read,
+    "GraniteForCausalLM": granite.read,
+    "Lfm2ForCausalLM": lfm2.read,
     "LlamaForCausalLM": llama.read,
     "Mamba2ForCausalLM": mamba.read2,
     "MambaForCausalLM": mamba.read,
+    "MiniCPMForCausalLM": llama.read_minicpm,
+    "MinistralForCausalLM": mistral.read_ministral,
     "MistralForCausalLM": mistral.read,
+    "MptForCausalLM": mpt.read,
+    "OPTForCausalLM": opt.read,
+    "Olmo2ForCausalLM": olmo.read_olmo2,
+    "Olmo3ForCausalLM": olmo.read_olmo3,
+    "OlmoForCausalLM": olmo.read,
+    "Phi3ForCausalLM": phi.read_phi3,
+    "PhiForCausalLM": phi.read,
     "Qwen2ForCausalLM": qwen2.read,
+    "Qwen3ForCausalLM": qwen3.read,
+    "RWKV7ForCausalLM": rwkv.read7,
+    "RwkvForCausalLM": rwkv.read4,
+    "SmolLM3ForCausalLM": smollm3.read,
+    "StableLmForCausalLM": stablelm.read,
+    "Starcoder2ForCausalLM": starcoder2.read,
 }
+
+
+def register(architecture: str, read: Callable[[Fields], DecoderSpec]) -> None:
+    """Teach this process another architecture: `read` makes a spec of a config's fields.
+
+    A package does the same for every process with an entry point of the group `lepton_edge.families`, whose name is the
+    architecture and whose object is such a function.  RequestError for an architecture that is there already.
+    """
+    if architecture in READERS:
+        raise RequestError(f"register({architecture!r}): this architecture is there already; choose another name")
+    READERS[architecture] = read
 
 
 def families() -> list[str]:
     """The architectures that can be run, as config.json names them."""
-    return sorted(READERS)
+    return sorted({*READERS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
 def spec_from_config(config: Mapping[str, Any], where: str) -> DecoderSpec:
@@ -33,8 +102,18 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> DecoderSpec:
     fields = Fields(config, where)
     architecture = fields.texts("architectures")[0]
     if architecture not in READERS:
-        raise fields.unsupported("architectures", ", ".join(families()))
+        _find(architecture)
+    if architecture not in READERS:
+        nearest = ", ".join(get_close_matches(architecture, families(), 3, 0.0))
+        raise fields.unsupported("architectures", f"{nearest} and others, see `lepton inspect --families`")
     return READERS[architecture](fields)
+
+
+def _find(architecture: str) -> None:
+    """Register an architecture that an installed package brings."""
+    for entry in entry_points(group=ENTRY_POINTS, name=architecture):
+        register(architecture, entry.load())
+        return
 
 
 def spec_of(checkpoint: Checkpoint) -> DecoderSpec:
@@ -43,5 +122,6 @@ def spec_of(checkpoint: Checkpoint) -> DecoderSpec:
     Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.
     """
     spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json")).with_tensors(checkpoint.names)
+    checkpoint.transpose(spec.transposed())
     checkpoint.require(spec.tensors())
     return spec

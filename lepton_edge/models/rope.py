@@ -1,7 +1,8 @@
 """Rotary position embeddings (RoFormer, arXiv:2104.09864) and the ways in which models stretch them.
 
-Pair i of a head of `dim` numbers (i and i + dim/2, the "half" layout of Hugging Face) turns by p * frequency[i] at
-position p, frequency[i] = theta^(-2i/dim). A scaling changes the frequencies, and YaRN the length of the vector too.
+Pair i of the first `dim` numbers of a head (i and i + dim/2, the "half" layout of Hugging Face, or 2 i and 2 i + 1)
+turns by p * frequency[i] at position p, frequency[i] = theta^(-2i/dim). A scaling changes the frequencies, and YaRN the
+length of the vector too.
 All arithmetic here is float64; only the finished tables are float32.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .fields import Fields
 
-__all__ = ["Dynamic", "Linear", "Llama3", "RopeSpec", "Scaling", "Yarn", "read_rope"]
+__all__ = ["Dynamic", "Linear", "Llama3", "Long", "RopeSpec", "Scaling", "Yarn", "read_rope"]
 
 MAX_POSITIONS = 1 << 24
 
@@ -111,16 +112,42 @@ class Yarn:
         return dim * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
-Scaling = Linear | Dynamic | Llama3 | Yarn
+@dataclass(frozen=True)
+class Long:
+    """LongRoPE (arXiv:2402.13753): each pair's frequency is divided by a factor of its own, from the list `short` up to
+    `original` positions, from `long` beyond; rotated vectors are longer by `attention_factor`.
+
+    Defined per position, as `Dynamic` is: that is what transformers computes step by step.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original: int
+    attention_factor: float
+    factor: float
+    kind: ClassVar[str] = "longrope"
+
+    def frequencies(self, theta: float, dim: int, positions: np.ndarray) -> np.ndarray:
+        """float64 [T, dim/2], one row for each position."""
+        plain = plain_frequencies(theta, dim)
+        near = positions[:, None] < self.original
+        return np.where(near, plain / np.array(self.short), plain / np.array(self.long))
+
+
+Scaling = Linear | Dynamic | Llama3 | Yarn | Long
 
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """How a model encodes positions: the base `theta`, the head size `dim`, and a scaling, if any."""
+    """How a model encodes positions: the base `theta`, how many numbers of a head are turned, and a scaling, if any.
+
+    `paired`: the pairs of a head are (2 i, 2 i + 1).
+    """
 
     theta: float
     dim: int
     scaling: Scaling | None = None
+    paired: bool = False
 
     def tables(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin, each float32 [stop - start, dim/2], for the positions start..stop-1.
@@ -137,8 +164,19 @@ class RopeSpec:
         return (length * np.cos(angle)).astype(np.float32), (length * np.sin(angle)).astype(np.float32)
 
 
-def read_rope(fields: Fields, dim: int, max_positions: int) -> tuple[RopeSpec, int]:
+def read_rope(
+    fields: Fields,
+    head_dim: int,
+    max_positions: int,
+    *,
+    part: float | None = None,
+    theta: float = 10000.0,
+    kind: str = "",
+) -> tuple[RopeSpec, int]:
     """The rotary embedding that a config asks for, and the context it is good for.
+
+    `part` and `theta`: the family's defaults for the share of a head that is turned (None: always all of it), and for
+    the base.  `kind`: the layer type, where the config has an object for each.
 
     Reads transformers 4's `rope_theta` and `rope_scaling`, and transformers 5's `rope_parameters`.
     `max_positions` is max_position_embeddings. Dynamic and YaRN models usually keep the trained length there, so
@@ -147,11 +185,17 @@ def read_rope(fields: Fields, dim: int, max_positions: int) -> tuple[RopeSpec, i
     options = fields.child("rope_scaling")
     if options.is_empty():
         options = fields.child("rope_parameters")
+        if kind and (options.is_empty() or options.has(kind)):
+            options = options.child(kind)
     theta_fields = options if options.has("rope_theta") else fields
-    theta = theta_fields.number("rope_theta", low=2.0, high=1e18, default=10000.0)
-    for place in (fields, options):
-        if place.number("partial_rotary_factor", low=0.0, high=1.0, default=1.0) != 1.0:
-            raise place.unsupported("partial_rotary_factor", "1.0")
+    theta = theta_fields.number("rope_theta", low=2.0, high=1e18, default=theta)
+    part_fields = options if options.has("partial_rotary_factor") else fields
+    share = part_fields.number("partial_rotary_factor", low=0.0, high=1.0, default=part or 1.0)
+    if part is None and share != 1.0:
+        raise part_fields.unsupported("partial_rotary_factor", "1.0")
+    dim = int(head_dim * share)
+    if dim % 2 or not dim:
+        raise part_fields.error("partial_rotary_factor", f"a share of head_dim, {head_dim}, that is even and not 0")
     name = "rope_type" if options.has("rope_type") else "type"
     kind = options.text(name, default="default")
     if kind == "default":
@@ -160,7 +204,7 @@ def read_rope(fields: Fields, dim: int, max_positions: int) -> tuple[RopeSpec, i
         raise options.unsupported(name, f"default, {', '.join(READERS)}")
     scaling = READERS[kind](fields, options, dim, max_positions)
     context = max_positions
-    if isinstance(scaling, Dynamic | Yarn):
+    if isinstance(scaling, Dynamic | Yarn | Long):
         context = max(max_positions, min(int(scaling.factor * scaling.original), MAX_POSITIONS))
     return RopeSpec(theta, dim, scaling), context
 
@@ -198,11 +242,22 @@ def _read_yarn(fields: Fields, options: Fields, dim: int, max_positions: int) ->
     return Yarn(factor, original, fast, slow, attention, options.flag("truncate", default=True))
 
 
+def _read_long(fields: Fields, options: Fields, dim: int, max_positions: int) -> Long:
+    original = _original(fields, options, max_positions)
+    factor = _factor(options, default=max(max_positions / original, 1.0))
+    short, long = (options.numbers(f"{name}_factor", dim // 2, low=1e-6, high=1e6) for name in ("short", "long"))
+    length = math.sqrt(1 + math.log(factor) / math.log(original)) if original > 1 else 1.0
+    length = options.number("attention_factor", low=1e-3, high=1e3, default=length)
+    return Long(short, long, original, length, factor)
+
+
 READERS: dict[str, Callable[[Fields, Fields, int, int], Scaling]] = {
     "linear": _read_linear,
     "dynamic": _read_dynamic,
     "llama3": _read_llama3,
     "yarn": _read_yarn,
+    "longrope": _read_long,
+    "su": _read_long,  # its name before the paper
 }
 
 

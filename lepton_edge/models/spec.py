@@ -7,7 +7,7 @@ in `program/blocks/`.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from .rope import RopeSpec
 
@@ -24,6 +24,8 @@ HF_MODULES: Mapping[str, str] = {
     "gate": "model.layers.{layer}.mlp.gate_proj",
     "up": "model.layers.{layer}.mlp.up_proj",
     "down": "model.layers.{layer}.mlp.down_proj",
+    "q_norm": "model.layers.{layer}.self_attn.q_norm",
+    "k_norm": "model.layers.{layer}.self_attn.k_norm",
     "final_norm": "model.norm",
     "head": "lm_head",
 }
@@ -33,9 +35,13 @@ Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weigh
 
 @dataclass(frozen=True)
 class Names:
-    """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each."""
+    """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each.
+
+    `transposed`: the parts whose matrices a checkpoint stores as [inputs, outputs]; packed ones never are.
+    """
 
     modules: Mapping[str, str] = field(default_factory=lambda: HF_MODULES)
+    transposed: frozenset[str] = frozenset()
 
     def name(self, part: str, layer: int | None = None) -> str:
         """The tensor of `part`: `q` is q's weight and `q.bias` its bias. `layer` is needed for the parts of a layer.
@@ -46,64 +52,110 @@ class Names:
         module, _, kind = part.partition(".")
         return f"{self.modules[module].format(layer=layer)}.{kind or 'weight'}"
 
+    def without_prefix(self) -> "Names":
+        """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
+        prefix = self.modules["embed"].partition(".")[0] + "."
+        return replace(self, modules={part: module.removeprefix(prefix) for part, module in self.modules.items()})
+
 
 @dataclass(frozen=True)
 class Norm:
-    """How activations are normed: a root mean square norm (arXiv:1910.07467)."""
+    """How activations are normed: kind `rms` (arXiv:1910.07467) or `layer` (arXiv:1607.06450).
+
+    plus_one: the stored weight is the factor less 1. Without `weight` the factor is 1.
+    """
 
     eps: float = 1e-6
+    kind: str = "rms"
+    weight: bool = True
+    bias: bool = False
+    plus_one: bool = False
 
     def parts(self, part: str, width: int) -> Parts:
         """The tensors of the norm called `part`."""
-        return {part: (width,)}
+        weight: Parts = {part: (width,)} if self.weight else {}
+        return weight | ({f"{part}.bias": (width,)} if self.bias else {})
 
 
 @dataclass(frozen=True)
 class Attention:
-    """A mixer: attention with rotary positions, `heads` query heads that share `kv_heads` key and value heads.
+    """A mixer: attention of `heads` query heads that share `kv_heads` key and value heads.
 
-    `window`: None for full attention, or how many positions a token sees, itself included (position p sees
-    p - window + 1 .. p).
+    rope: None for no rotary positions.  window: None for full attention, or how many positions a token sees, itself
+    included (position p sees p - window + 1 .. p).  scale: of the scores; None for 1 / sqrt(head_dim).
+    layout: `apart`, q, k and v have a weight each; `joined`, one weight `qkv` has the rows of q, then k, then v;
+    `grouped`, it has for each key head the rows of its queries, its key, and its value.
+    qk_norm: how q and k are normed, over a head (`head`), with weights for each head (`heads`), or `all` heads at once.
+    cap: scores become cap * tanh(scores / cap).  clip: q, k and v are cut off at +-clip.  0 for neither.
+    slopes: ALiBi's (arXiv:2108.12409), one for each query head, or none.
     """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm")  # never packed, whatever their shape
 
     heads: int
     kv_heads: int
     head_dim: int
-    rope: RopeSpec
+    rope: RopeSpec | None = None
     window: int | None = None
     qkv_bias: bool = False
     o_bias: bool = False
+    layout: str = "apart"
+    scale: float | None = None
+    qk_norm: Norm | None = None
+    qk_norm_over: str = "head"
+    cap: float = 0.0
+    clip: float = 0.0
+    slopes: tuple[float, ...] = ()
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key head."""
+        return self.heads // self.kv_heads
 
     def parts(self, hidden: int) -> Parts:
         """The tensors of a layer."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            **linear("q", query, hidden, self.qkv_bias),
-            **linear("k", key, hidden, self.qkv_bias),
-            **linear("v", key, hidden, self.qkv_bias),
-            **linear("o", hidden, query, self.o_bias),
-        }
+        rows = {"q": query, "k": key, "v": key} if self.layout == "apart" else {"qkv": query + 2 * key}
+        parts: Parts = {}
+        for part, outputs in rows.items():
+            parts |= linear(part, outputs, hidden, self.qkv_bias)
+        if self.qk_norm is not None:
+            for part, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
+                shapes = {"head": (self.head_dim,), "heads": (heads, self.head_dim), "all": (heads * self.head_dim,)}
+                parts[part] = shapes[self.qk_norm_over]
+        return parts | linear("o", hidden, query, self.o_bias)
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """down(activation(gate x) * up x), `width` wide (arXiv:2002.05202)."""
+    """down(activation(gate x) * up x), `width` wide (arXiv:2002.05202); not gated: down(activation(up x)).
+
+    joined: one weight `gate_up` has the rows of gate, then up.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
 
     width: int
     activation: str = "silu"
     bias: bool = False
+    gated: bool = True
+    joined: bool = False
 
     def parts(self, hidden: int) -> Parts:
         """The tensors of a layer."""
-        return {
-            **linear("gate", self.width, hidden, self.bias),
-            **linear("up", self.width, hidden, self.bias),
-            **linear("down", hidden, self.width, self.bias),
-        }
+        parts: Parts = {}
+        if self.joined:
+            parts |= linear("gate_up", 2 * self.width, hidden, self.bias)
+        else:
+            for part in ("gate", "up") if self.gated else ("up",):
+                parts |= linear(part, self.width, hidden, self.bias)
+        return parts | linear("down", hidden, self.width, self.bias)
 
 
 class Block(Protocol):
-    """What a mixer and a feed-forward have in common."""
+    """What a mixer and a feed-forward have in common.  PARAMETERS: parts that are never packed, whatever the shape."""
+
+    PARAMETERS: ClassVar[tuple[str, ...]]
 
     def parts(self, hidden: int) -> Parts:
         """The tensors of a layer."""
@@ -112,7 +164,8 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)), where there is one."""
+    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)) where there is one, unless `DecoderSpec` says
+    otherwise."""
 
     mixer: Block
     feed_forward: Block | None
@@ -122,7 +175,13 @@ class Layer:
 class DecoderSpec:
     """A decoder. All sizes have been checked.
 
-    `tied`: the output head is the embedding table, and the checkpoint need not have `head`.
+    tied: the output head is the embedding table, and the checkpoint need not have `head`.
+    embed_scale, logit_scale: factors of the embedding and of the logits.  logit_cap: as `Attention.cap`.
+    embed_norm: the embedding is normed.  embed_width: it is that wide and projected to `hidden`, and back at the end.
+    positions: rows of a table of learned positions, from row `first_position` on for position 0; 0 for no table.
+    norm_before, norm_after: of what mixers and feed-forwards read; of what they say before it is added.
+    parallel: mixer and feed-forward both read the layer's input: through one norm, or each through its own (2).
+    final_norm: whether there is one before the head.
     """
 
     family: str
@@ -132,6 +191,18 @@ class DecoderSpec:
     context: int
     norm: Norm = Norm()
     tied: bool = False
+    head_bias: bool = False
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_cap: float = 0.0
+    embed_norm: bool = False
+    embed_width: int = 0
+    positions: int = 0
+    first_position: int = 0
+    norm_before: bool = True
+    norm_after: bool = False
+    parallel: int = 0
+    final_norm: bool = True
     names: Names = field(default_factory=Names, repr=False, hash=False)
 
     @property
@@ -146,41 +217,72 @@ class DecoderSpec:
         return self.names.name(next(part for part, shape in parts.items() if len(shape) == 2), 0)
 
     def tensors(self) -> Parts:
-        """Every tensor of the checkpoint that this model needs, by its name there, with its exact shape."""
-        shapes: Parts = {self.names.name("embed"): (self.vocab, self.hidden)}
-        for i in range(len(self.layers)):
-            shapes |= {self.names.name(part, i): shape for part, shape in self.layer_parts(i).items()}
-        shapes |= {self.names.name(part): shape for part, shape in self.norm.parts("final_norm", self.hidden).items()}
-        if not self.tied:
-            shapes[self.names.name("head")] = (self.vocab, self.hidden)
-        return shapes
+        """Every tensor that this model needs, by its name in the checkpoint; matrices as [outputs, inputs]."""
+        return {self.names.name(part, layer): shape for (part, layer), shape in self._parts().items()}
+
+    def matrices(self) -> set[str]:
+        """The names of the tensors that may be packed."""
+        return {
+            self.names.name(part, layer)
+            for (part, layer), shape in self._parts().items()
+            if len(shape) == 2 and (layer is None or part not in self._parameters(layer))
+        }
+
+    def transposed(self) -> set[str]:
+        """The names of the matrices that a checkpoint stores as [inputs, outputs], where they are not packed."""
+        return {self.names.name(part, layer) for part, layer in self._parts() if part in self.names.transposed}
 
     def layer_parts(self, i: int) -> Parts:
         """The parts of layer i."""
-        layer = self.layers[i]
-        parts = {
-            **self.norm.parts("attn_norm", self.hidden),
-            **layer.mixer.parts(self.hidden),
-        }
-        if layer.feed_forward is None:
-            return parts
-        return {
-            **parts,
-            **self.norm.parts("ffn_norm", self.hidden),
-            **layer.feed_forward.parts(self.hidden),
-        }
+        layer, parts = self.layers[i], Parts()
+        for name, part in (("attn", layer.mixer), ("ffn", layer.feed_forward)):
+            if part is None:
+                continue
+            if self.norm_before and not (name == "ffn" and self.parallel == 1):
+                parts |= self.norm.parts(f"{name}_norm", self.hidden)
+            parts |= part.parts(self.hidden)
+            if self.norm_after:
+                parts |= self.norm.parts(f"{name}_post_norm", self.hidden)
+        return parts
 
     def with_tensors(self, stored: Collection[str]) -> "DecoderSpec":
-        """The same model with its embedding table and head named as they are stored, as transformers 5 finds them.
+        """The same model with its tensors named as they are stored, as transformers 5 finds them.
 
-        A tied model may store its one table under the head's name. One that stores both is not tied, whatever its
-        config says: they may differ, and where they do not, using both changes nothing.
+        A checkpoint of the bare model lacks the names' first word. A tied model may store its one table under the
+        head's name. One that stores both is not tied, whatever its config says: they may differ, and where they do not,
+        using both changes nothing.
         """
-        if not self.tied or self.names.name("head") not in stored:
-            return self
-        if self.names.name("embed") in stored:
-            return replace(self, tied=False)
-        return replace(self, names=Names({**self.names.modules, "embed": self.names.modules["head"]}))
+        names = self.names
+        if names.name("embed") not in stored and names.without_prefix().name("embed") in stored:
+            names = names.without_prefix()
+        if not self.tied or names.name("head") not in stored:
+            return replace(self, names=names)
+        if names.name("embed") in stored:
+            return replace(self, names=names, tied=False)
+        return replace(self, names=replace(names, modules={**names.modules, "embed": names.modules["head"]}))
+
+    def _parameters(self, layer: int) -> tuple[str, ...]:
+        parts = self.layers[layer]
+        return parts.mixer.PARAMETERS + (parts.feed_forward.PARAMETERS if parts.feed_forward else ())
+
+    def _parts(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
+        """Every part with its layer, or None, and its shape."""
+        width = self.embed_width or self.hidden
+        found: Parts = {"embed": (self.vocab, width)}
+        if self.positions:
+            found["positions"] = (self.positions, self.hidden)
+        if self.embed_width:
+            found |= linear("project_in", self.hidden, width) | linear("project_out", width, self.hidden)
+        if self.embed_norm:
+            found |= self.norm.parts("embed_norm", self.hidden)
+        if self.final_norm:
+            found |= self.norm.parts("final_norm", self.hidden)
+        if not self.tied:
+            found |= linear("head", self.vocab, width, self.head_bias)
+        parts: dict[tuple[str, int | None], tuple[int, ...]] = {(part, None): shape for part, shape in found.items()}
+        for i in range(len(self.layers)):
+            parts |= {(part, i): shape for part, shape in self.layer_parts(i).items()}
+        return parts
 
 
 def linear(part: str, outputs: int, inputs: int, bias: bool = False) -> Parts:

@@ -1,5 +1,6 @@
 """Lower a decoder to a program: the order of a model's parts, and the operands and rows that its blocks share."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedModelError
 from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, TOP, summary_sizes
 from ..kernels.ops import ALWAYS, LARGE, TOKENS, WANTED
 from ..models.rope import RopeSpec
-from ..models.spec import DecoderSpec
+from ..models.spec import DecoderSpec, Norm
 from ..quant.formats import get_format
 from .blocks import BLOCKS
 from .recurrent import blocked
@@ -34,13 +35,17 @@ class Builder:
         """Takes what `build_decoder` takes."""
         self.spec, self.weight = spec, weight
         self.shapes = spec.tensors()
+        self.own = spec.norm_before  # `h` is a norm's output, of which each thread has its own in a small step
         self.program = Program(spec.vocab, context, kv_dtype, query_tile=QUERY_TILE)
 
     def build(self) -> Program:
         """The program.  CheckpointError for a weight of another shape than the spec's."""
         self.program.need_scratch(PANEL_BYTES)
-        for name in ("x", "h"):
-            self.buffer(name, self.spec.hidden)
+        self.buffer("x", self.spec.hidden)
+        if self.own:
+            self.buffer("h", self.spec.hidden)
+        else:
+            self.part_of("x", "h", 0)
         self.embed()
         for i in range(len(self.spec.layers)):
             self.layer(i)
@@ -52,31 +57,71 @@ class Builder:
 
     def embed(self) -> None:
         """ids to `x`."""
-        name = self.use_weight("embed")
-        weight = self.program.weights[name]
-        self.emit(f"embed_{weight.format}", "embed", w=name, y="x", ldy=self.ld("x"), n=self.spec.hidden,
-                  **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
+        spec = self.spec
+        width = spec.embed_width or spec.hidden
+        y = self.buffer("embedded", width) if spec.embed_width else "x"
+        self.look_up("embed", y, scale=spec.embed_scale)
+        if spec.embed_width:
+            self.quantize("embed", y, [self.use_weight("project_in")])
+            self.linear("project_in", None, y, "x")
+        if spec.positions:
+            self.look_up("positions", "x", by_position=1, offset=spec.first_position, accumulate=1)
+        if spec.embed_norm:
+            self.norm("embed_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
 
     def layer(self, i: int) -> None:
-        """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)) where there is one."""
-        layer = self.spec.layers[i]
-        for norm, part in (("attn_norm", layer.mixer), ("ffn_norm", layer.feed_forward)):
-            if part is None:
-                continue
-            block = BLOCKS[type(part)]
-            self.norm(norm, i, "x", "h", block.inputs(self, part, i), own=block.own)
+        """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)), in the order and with the norms of the family."""
+        spec, layer = self.spec, self.spec.layers[i]
+        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
+        parts = [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
+        if not spec.parallel:
+            for name, part, block in parts:
+                self.enter(f"{name}_norm", i, block.inputs(self, part, i), own=block.own)
+                block.inside(self, part, i)
+                if spec.norm_after:
+                    y = self.buffer("added", spec.hidden)
+                    block.output(self, part, i, y, False)
+                    self.norm(f"{name}_post_norm", i, y, "x", [], own=False, accumulate=True, barrier=ALWAYS)
+                else:
+                    block.output(self, part, i, "x", True)
+            return
+        readers = [block.inputs(self, part, i) for _, part, block in parts]
+        self.enter("attn_norm", i, readers[0] + (readers[1] if spec.parallel == 1 else []))
+        for name, part, block in parts:
+            if name == "ffn" and spec.parallel == 2:
+                self.enter("ffn_norm", i, readers[1])
             block.inside(self, part, i)
+        for _, part, block in parts:
             block.output(self, part, i, "x", True)
+
+    def enter(self, norm: str, i: int, readers: list[str], own: bool = True) -> None:
+        """`h`, which the weights `readers` are multiplied with, from `x`.  own: nothing else reads it."""
+        if self.spec.norm_before:
+            self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
+        else:
+            self.quantize(f"layer {i}", "h", readers)
 
     def head(self) -> None:
         """`x` of the wanted tokens to `logits`."""
-        hidden, part = self.spec.hidden, "embed" if self.spec.tied else "head"
-        for name in ("last", "last_h"):
-            self.buffer(name, hidden, WANTED)
-        self.buffer("logits", self.spec.vocab, WANTED)
-        self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y="last", ldy=self.ld("last"), n=self.ld("x"))
-        self.norm("final_norm", None, "last", "last_h", [self.use_weight(part)])
-        self.linear(part, None, "last_h", "logits", own=True, label="head")
+        spec, part, x = self.spec, "embed" if self.spec.tied else "head", "last"
+        self.buffer("last", spec.hidden, WANTED)
+        self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y=x, ldy=self.ld(x), n=self.ld(x))
+        readers = [self.use_weight("project_out" if spec.embed_width else part)]
+        if spec.final_norm:
+            x = self.buffer("last_h", spec.hidden, WANTED)
+            self.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
+        if spec.embed_width:
+            if not spec.final_norm:
+                self.quantize("head", x, readers)
+            y = self.buffer("last_out", spec.embed_width, WANTED)
+            self.linear("project_out", None, x, y, own=spec.final_norm)
+            x = y
+            self.quantize("head", x, [self.use_weight(part)])
+        self.buffer("logits", spec.vocab, WANTED)
+        self.linear(part, None, x, "logits", own=x == "last_h", label="head")
+        if spec.logit_cap:
+            self.emit("limit", "head", WANTED, x="logits", ldx=self.ld("logits"), n=spec.vocab, limit=spec.logit_cap,
+                      soft=1)  # fmt: skip
 
     def summary(self) -> None:
         """What a sampler reads of the logits; an executor may stop before these rows."""
@@ -95,26 +140,50 @@ class Builder:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def norm(
-        self, part: str, layer: int | None, x: str, y: str, consumers: list[str], *, own: bool = True
-    ) -> None:  # fmt: skip
-        """y = norm of x, and its records where a weight among `consumers` reads them.
+    def look_up(self, part: str, y: str, scale: float = 1.0, **rest: int) -> None:
+        """y (+)= rows of a table: see the ops `embed_...`."""
+        name = self.use_weight(part)
+        weight = self.program.weights[name]
+        more = dict(by_position=0, offset=0, accumulate=0) | rest
+        self.program.need_scratch(self.ld(y) * 4)
+        self.emit(f"embed_{weight.format}", part, w=name, y=y, ldy=self.ld(y), n=weight.shape[1], scale=scale, **more,
+                  **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
 
-        own: only products read it, so that in a small step each thread may have its own.
+    def norm(
+        self, part: str, layer: int | None, x: str, y: str, readers: list[str], *, norm: Norm | None = None,
+        scale: float = 1.0, own: bool = True, accumulate: bool = False, barrier: int = LARGE,
+    ) -> None:  # fmt: skip
+        """y (+)= scale * norm of x, and its records where a weight among `readers` is packed.
+
+        own: in a small step each thread computes it for itself.
         """
-        count = self.program.buffers[x].count
-        self.emit("rms_norm", _label(part, layer), count, x=x, ldx=self.ld(x), weight=self.param(part, layer), y=y,
-                  ldy=self.ld(y), n=self.spec.hidden, eps=self.spec.norm.eps,
-                  records=self.records(y, consumers), groups=self.ld(x) // GROUP, own=int(own),
-                  barrier=LARGE if own else ALWAYS)  # fmt: skip
+        norm, held = norm or self.spec.norm, self.program.buffers[x]
+        bias = self.param(f"{part}.bias", layer, scale) if norm.bias else None
+        self.emit(f"{norm.kind}_norm", _label(part, layer), held.count, x=x, ldx=held.ld, bias=bias,
+                  weight=self.factors(part, layer, norm, scale, held.columns), y=y, ldy=self.ld(y), n=held.columns,
+                  eps=norm.eps, accumulate=int(accumulate), records=self.records(y, readers),
+                  groups=pad(held.columns) // GROUP, own=int(own), barrier=barrier)  # fmt: skip
+
+    def quantize(self, label: str, x: str, readers: list[str]) -> None:
+        """x as records, where a weight among `readers` is packed."""
+        if records := self.records(x, readers):
+            held = self.program.buffers[x]
+            self.emit("quantize", label, held.count, x=x, ldx=held.ld, records=records, groups=held.ld // GROUP)
 
     def linear(
         self, part: str, layer: int | None, x: str, y: str, *, accumulate: bool = False, own: bool = False,
         barrier: int = ALWAYS, label: str | None = None,
     ) -> None:  # fmt: skip
         """y (+)= w x (+ bias), of the weight and bias called `part`.  `own`: x is a norm's output."""
-        name, count = self.use_weight(part, layer), self.program.buffers[x].count
-        weight = self.program.weights[name]
+        self.product(self.use_weight(part, layer), label or _label(part, layer), x, y, bias=self.bias(part, layer),
+                     accumulate=accumulate, own=own, barrier=barrier)  # fmt: skip
+
+    def product(
+        self, name: str, label: str, x: str, y: str, *, bias: str | None, accumulate: bool = False, own: bool = False,
+        barrier: int = ALWAYS,
+    ) -> None:  # fmt: skip
+        """y (+)= w x (+ bias), of a weight by its name."""
+        weight, count = self.program.weights[name], self.program.buffers[x].count
         rows, columns = weight.shape
         packed = get_format(weight.format).packed
         rest: dict[str, Any]
@@ -122,9 +191,10 @@ class Builder:
             rest = self.blocks(weight, ("blocks", "groups", "block_bytes"))
         else:
             rest = dict(ldx=self.ld(x), columns=columns)
-        self.emit(f"matmul_{weight.format}", label or _label(part, layer), count, barrier=barrier, y=y, ldy=self.ld(y),
-                  w=name, x=self.records_of(x) if packed else x, rows=rows, bias=self.bias(part, layer),
-                  accumulate=int(accumulate), own=int(own), **rest)  # fmt: skip
+        own = own and (self.own or count == WANTED)
+        self.emit(f"matmul_{weight.format}", label, count, barrier=barrier, y=y, ldy=self.ld(y), w=name,
+                  x=self.records_of(x) if packed else x, rows=rows, bias=bias, accumulate=int(accumulate),
+                  own=int(own), **rest)  # fmt: skip
 
     def emit(self, op: str, label: str, count: int = TOKENS, barrier: int = ALWAYS, **values: Any) -> None:
         """Append a row."""
@@ -141,6 +211,13 @@ class Builder:
         if held is not None and held.columns != columns:
             return self.buffer(f"{name}_{columns}", columns, count)
         self.program.buffers[name] = Buffer(name, columns, count)
+        return name
+
+    def part_of(self, whole: str, name: str, first: int) -> str:
+        """The columns of an activation from `first` on, under another name; -> that."""
+        held = self.program.buffers[whole]
+        name = name if whole in ("x", "qkv") else f"{name} of {whole}"
+        self.program.buffers[name] = Buffer(name, held.columns - first, held.count, within=held, first=first)
         return name
 
     def ld(self, buffer: str) -> int:
@@ -165,34 +242,82 @@ class Builder:
         """Take a weight into the program; -> its name."""
         name = self.spec.names.name(part, layer)
         if name not in self.program.weights:
-            weight = self.weight(name)
-            nbytes = get_format(weight.format).nbytes(*self.shapes[name])
-            if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
-                raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
-            self.program.weights[name] = weight
+            self.program.weights[name] = self._checked(name)
         return name
 
-    def bias(self, part: str, layer: int | None) -> str | None:
-        """The name of a product's bias, where it has one."""
-        return self.param(f"{part}.bias", layer) if self.has(f"{part}.bias", layer) else None
-
-    def param(self, part: str, layer: int | None, change: Change | None = None) -> str:
-        """Take a vector into the program, changed where asked, as float32 padded with zeros; -> its name."""
+    def use_rows(self, part: str, layer: int, first: int, rows: int) -> str:
+        """Take some rows of a weight into the program, without copying them; -> their name."""
         name = self.spec.names.name(part, layer)
-        values = self.weight(name).to_f32().reshape(-1)
-        values = values if change is None else change(values)
+        place = f"{name}[{first}:{first + rows}]"
+        if place not in self.program.weights:
+            whole = self._checked(name)
+            format, columns = get_format(whole.format), whole.shape[1]
+            if first % format.block_rows or rows % format.block_rows:
+                raise UnsupportedModelError(
+                    f"{name}: holds two matrices of {rows} rows; {whole.format} needs a multiple of "
+                    f"{format.block_rows}; keep it in another format (--keep '{part}=f16')"
+                )
+            start = format.nbytes(first, columns)
+            data = whole.data[start : start + format.nbytes(rows, columns)]
+            self.program.weights[place] = Weight(place, whole.format, (rows, columns), data)
+        return place
+
+    def _checked(self, name: str) -> Weight:
+        weight = self.weight(name)
+        nbytes = get_format(weight.format).nbytes(*self.shapes[name])
+        if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
+            raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
+        return weight
+
+    def bias(self, part: str, layer: int | None, first: int = 0, rows: int | None = None) -> str | None:
+        """The name of a product's bias, or of some rows of it, where it has one."""
+        if not self.has(f"{part}.bias", layer):
+            return None
+        name = self.spec.names.name(f"{part}.bias", layer)
+        values = self.weight(name).to_f32()
+        if rows is None:
+            return self._keep(name, values)
+        return self._keep(f"{name}[{first}:{first + rows}]", values[first : first + rows])
+
+    def factors(
+        self, part: str, layer: int | None, norm: Norm, scale: float = 1.0, columns: int = 0
+    ) -> str:
+        """What a norm multiplies with, times `scale`: `columns` ones where it has no weight; -> the name."""
+        if not norm.weight:
+            name = self.constant((scale,) * columns)
+            assert name is not None
+            return name
+        return self.param(part, layer, scale, float(norm.plus_one))
+
+    def param(self, part: str, layer: int | None, scale: float = 1.0, plus: float = 0.0) -> str:
+        """Take scale * (a stored vector + plus) into the program, as float32 padded with zeros; -> its name."""
+        name = self.spec.names.name(part, layer)
+        return self._keep(name, (self.weight(name).to_f32().reshape(-1) + np.float32(plus)) * np.float32(scale))
+
+    def constant(self, values: tuple[float, ...]) -> str | None:
+        """Take numbers into the program; -> their name, None where there are none."""
+        if not values:
+            return None
+        array = np.array(values, np.float32)
+        return self._keep(f"constant {zlib.crc32(array.tobytes()):08x} {len(values)}", array)
+
+    def _keep(self, name: str, values: NDArray[np.float32]) -> str:
         padded: NDArray[np.float32] = np.zeros(pad(values.size), np.float32)
         padded[: values.size] = values
         self.program.params[name] = padded
         return name
+
+    def changed(self, part: str, layer: int, change: Change) -> str:
+        """Take change(a stored vector) into the program; -> its name."""
+        name = self.spec.names.name(part, layer)
+        return self._keep(name, change(self.weight(name).to_f32().reshape(-1)))
 
     def channels(self, part: str, layer: int, change: Change | None = None) -> str:
         """The same for a tensor that has several numbers for each channel; see `recurrent.blocked`."""
         name = self.spec.names.name(part, layer)
         values = self.weight(name).to_f32()
         values = values if change is None else change(values)
-        self.program.params[name] = blocked(values.reshape(len(values), -1))
-        return name
+        return self._keep(name, blocked(values.reshape(len(values), -1)))
 
     def state(self, channels: int, each: int, heads: int = 1) -> int:
         """Room for `each` floats of every channel of every head in a sequence's state; -> where it begins, in bytes."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import PAGE, RECORD, SMALL
+from ..kernels.layout import GROUP, PAGE, RECORD, SMALL
 from ..kernels.ops import OPS, TOKENS
 from .batch import Batch
 from .table import Program, Row
@@ -96,7 +96,8 @@ def _activations(program: Program, row: Row) -> int:
     total = 0
     for buffer in (program.buffers[name] for name in named):
         # Records are shared by rows of several sizes: this row fills its own groups of them.
-        total += int(row.values["groups"] or 0) * RECORD if buffer.records else buffer.token_bytes
+        groups = int(row.values.get("groups", buffer.ld // GROUP) or 0)
+        total += groups * RECORD if buffer.records else buffer.token_bytes
     if "w" in row.values:
         weight = program.weights[str(row.values["w"])]
         total += weight.data.nbytes // weight.shape[0]

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import GROUP
-from ..kernels.ops import ACTIVATIONS
 from .table import pad
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def head_scan(run: "Reference", row: Values) -> None:
     scan(run, row, (heads, dim, states), step)
 
 
-def silu_norm(run: "Reference", row: Values) -> None:
+def silu_rms(run: "Reference", row: Values) -> None:
     """The gate before an RMS norm of each part."""
     n = row["n"]
     x, gate = run.buffer(row["x"])[:, :n], run.buffer(row["gate"])[:, :n]
@@ -154,14 +153,10 @@ def mix(run: "Reference", row: Values) -> None:
     run.put_records(row["records"], run.buffer(row["y"]))
 
 
-def activate(run: "Reference", row: Values) -> None:
-    """y = f(y)."""
-    functions: dict[str, Callable[[Array], Array]] = {
-        "tanh": np.tanh,
-        "sigmoid": sigmoid,
-        "relu2": lambda x: np.maximum(x, 0) ** 2,
-    }
-    run.put(row["y"], functions[ACTIVATIONS[row["kind"]]](run.buffer(row["y"])))
+def squash(run: "Reference", row: Values) -> None:
+    """y = tanh(y), or sigmoid(y)."""
+    y = run.buffer(row["y"])
+    run.put(row["y"], sigmoid(y) if row["logistic"] else np.tanh(y))
     run.put_records(row["records"], run.buffer(row["y"]))
 
 
@@ -194,12 +189,12 @@ def wkv4(run: "Reference", row: Values) -> None:
 
 def wkv7_inputs(run: "Reference", row: Values) -> None:
     """What RWKV 7's recurrence takes (arXiv:2503.14456, section 4): decay, key, what is removed, direction, value."""
-    w, k, a, v = (run.buffer(row[name]) for name in "wkav")
+    w, k, a, v = (run.buffer(row[name]) for name in ("decay", "k", "a", "v"))
     n, d = k.shape[1], row["head_dim"]
     rate = sigmoid(a)
     kk = (k * run.param(row["k_k"], n)).reshape(len(k), -1, d)
     kk = (kk / np.maximum(np.sqrt((kk**2).sum(axis=2, keepdims=True)), 1e-12)).reshape(k.shape)
-    run.put(row["w"], np.exp(-np.exp(-0.5) * sigmoid(w)))
+    run.put(row["decay"], np.exp(-np.exp(-0.5) * sigmoid(w)))
     run.put(row["k"], k * (1 + (rate - 1) * run.param(row["k_a"], n)))
     run.put(row["a"], kk * rate)
     run.put(row["kk"], kk)
@@ -210,7 +205,7 @@ def wkv7_inputs(run: "Reference", row: Values) -> None:
 def wkv7(run: "Reference", row: Values) -> None:
     """S = S diag(w) - (S kk) a^T + v k^T and y = S r, for each head [values, keys] (arXiv:2503.14456, equation 15)."""
     heads, d = row["heads"], row["head_dim"]
-    r, w, k, v, kk, a = (run.buffer(row[name]).reshape(-1, heads, d) for name in ("r", "w", "k", "v", "kk", "a"))
+    r, w, k, v, kk, a = (run.buffer(row[name]).reshape(-1, heads, d) for name in ("r", "decay", "k", "v", "kk", "a"))
 
     def step(t: int, s: Array) -> Array:
         removed = (s @ kk[t][:, :, None]) * a[t][:, None]
@@ -237,7 +232,7 @@ def wkv7_output(run: "Reference", row: Values) -> None:
 OPS: dict[str, Callable[["Reference", Values], None]] = {
     function.__name__: function
     for function in (
-        short_conv, selective_scan, head_scan, silu_norm, token_shift, mix, activate, sigmoid_add, wkv4, wkv7_inputs,
+        short_conv, selective_scan, head_scan, silu_rms, token_shift, mix, squash, sigmoid_add, wkv4, wkv7_inputs,
         wkv7, wkv7_output,
     )
 }  # fmt: skip

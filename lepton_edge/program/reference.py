@@ -4,6 +4,7 @@ It is written from the ops' definitions, and computes in float64 wherever they d
 compiled kernels are tested against; it is also a debugger, for it shows any buffer after any row.  It is slow.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import RequestError
 from ..kernels.layout import GROUP
-from ..kernels.ops import CACHES, PACKED, PLAIN
+from ..kernels.ops import ACTIVATIONS, CACHES, PACKED, PLAIN
 from ..models.spec import DecoderSpec
 from . import recurrent, summary
 from .batch import Batch, Ints, read_batch
@@ -98,6 +99,9 @@ class Reference:
 
     def buffer(self, name: str) -> Array:
         """An activation as the rows so far have left it."""
+        held = self.program.buffers.get(name)
+        if held is not None and held.within is not None:
+            return self.buffers[held.within.name][:, held.first : held.first + held.columns]
         return self.buffers[name]
 
     # -- operands -----------------------------------------------------------------------------------------------
@@ -131,15 +135,29 @@ Values = Mapping[str, Any]
 
 
 def embed(run: Reference, row: Values) -> None:
-    """y[t] = row id[t] of w."""
-    run.put(row["y"], run.weight(row["w"])[run.batch[0]])
+    """y[t] (+)= scale * row id[t] of w, or row position[t] + offset."""
+    rows = run.batch[2] + row["offset"] if row["by_position"] else run.batch[0]
+    y = run.weight(row["w"])[rows] * row["scale"]
+    run.put(row["y"], run.buffer(row["y"]) + y if row["accumulate"] else y)
 
 
 def rms_norm(run: Reference, row: Values) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)."""
+    """y (+)= x / sqrt(mean(x^2) + eps) * weight + bias (arXiv:1910.07467)."""
+    _norm(run, row, run.buffer(row["x"]))
+
+
+def layer_norm(run: Reference, row: Values) -> None:
+    """The same of x less its mean (arXiv:1607.06450)."""
     x = run.buffer(row["x"])
-    mean = (x * x).mean(axis=1, keepdims=True)
-    y = x / np.sqrt(mean + row["eps"]) * run.param(row["weight"], row["n"])
+    _norm(run, row, x - x.mean(axis=1, keepdims=True))
+
+
+def _norm(run: Reference, row: Values, x: Array) -> None:
+    y = root_mean_square(x, row["eps"]) * run.param(row["weight"], row["n"])
+    if row["bias"] is not None:
+        y = y + run.param(row["bias"], row["n"])
+    if row["accumulate"]:
+        y = y + run.buffer(row["y"])
     run.put(row["y"], y)
     run.put_records(row["records"], y)
 
@@ -160,19 +178,28 @@ def matmul(run: Reference, row: Values) -> None:
     run.put(row["y"], y)
 
 
-def swiglu(run: Reference, row: Values) -> None:
-    """y = gate * sigmoid(gate) * up (arXiv:2002.05202)."""
-    gate, up = run.buffer(row["gate"]), run.buffer(row["up"])
-    y = gate * sigmoid(gate) * up
+def activate(run: Reference, row: Values) -> None:
+    """y = activation(gate) (* up) (arXiv:2002.05202)."""
+    y = ACTIVATION[ACTIVATIONS[row["activation"]]](run.buffer(row["gate"]))
+    if row["up"] is not None:
+        y = y * run.buffer(row["up"])
     run.put(row["y"], y)
     run.put_records(row["records"], y)
 
 
 def gated(run: Reference, row: Values) -> None:
-    """Two products of x, and their swiglu."""
+    """One product of x or two, and their activation."""
     for w, y, bias in (("w", "gate", "bias"), ("up_w", "up", "up_bias")):
-        matmul(run, dict(x=row["x"], w=row[w], y=row[y], bias=row[bias], accumulate=0))
-    swiglu(run, dict(gate=row["gate"], up=row["up"], y=row["gate"], records=row["records"]))
+        if row[w] is not None:
+            matmul(run, dict(x=row["x"], w=row[w], y=row[y], bias=row[bias], accumulate=0))
+    rest = {name: row[name] for name in ("gate", "up", "activation", "records")}
+    activate(run, dict(y=row["gate"], **rest))
+
+
+def limit(run: Reference, row: Values) -> None:
+    """x within +-limit, or limit * tanh(x / limit)."""
+    x, top = run.buffer(row["x"]), row["limit"]
+    run.put(row["x"], np.tanh(x / top) * top if row["soft"] else np.clip(x, -top, top))
 
 
 def gather(run: Reference, row: Values) -> None:
@@ -193,18 +220,15 @@ def top(run: Reference, row: Values) -> None:
 
 
 def rope(run: Reference, row: Values) -> None:
-    """Turn q and k by their positions (arXiv:2104.09864); q stays where it is, k and v go into the cache."""
-    _, slots, positions, _ = run.batch
+    """Norm heads of q and k, and turn them by their positions (arXiv:2104.09864); q stays where it is, k and v go into
+    the cache."""
+    slots = run.batch[1]
     if not len(slots):
         return
-    d, dim = row["head_dim"], row["rope_dim"]
-    tables = run.program.ropes[row["table"]].tables(0, int(positions.max()) + 1)
-    cos, sin = (table.astype(np.float64)[positions] for table in tables)
-    q, k, v = (run.buffer(row[name]) for name in "qkv")
-    run.put(row["q"], rotate(q.reshape(len(q), -1, d), dim, cos, sin).reshape(q.shape))
+    q, k, v = (heads_of(run, row, name) for name in "qkv")
+    q[:] = turned(run, row, "q_norm", q)
     dtype = run.program.kv_dtype
-    keys = to_cache(rotate(k.reshape(len(k), -1, d), dim, cos, sin), dtype)
-    values = to_cache(v.reshape(len(v), -1, d), dtype)
+    keys, values = to_cache(turned(run, row, "k_norm", k)[:, :, 0], dtype), to_cache(v[:, :, 0], dtype)
     for slot in np.unique(slots).tolist():
         here, start = slots == slot, run.lengths[slot]
         none = np.empty((0, *keys.shape[1:]))
@@ -218,8 +242,8 @@ def rope(run: Reference, row: Values) -> None:
 def attention(run: Reference, row: Values) -> None:
     """Each token's query heads against the positions that it sees; neighbouring query heads share a key head."""
     _, slots, positions, _ = run.batch
-    d, kv_heads = row["head_dim"], row["kv_heads"]
-    q: Array = run.buffer(row["q"]).reshape(len(slots), kv_heads, -1, d)
+    kv_heads, d = row["kv_heads"], row["head_dim"]
+    q = heads_of(run, row, "q")
     if run.program.kv_dtype == "q8":  # keys in int8 meet queries in int8
         q = quantize_groups(q.reshape(-1, d)).reshape(q.shape)
     y = np.zeros_like(q)
@@ -227,6 +251,11 @@ def attention(run: Reference, row: Values) -> None:
         first = max(0, position + 1 - row["window"]) if row["window"] else 0
         keys, values = (held[first : position + 1] for held in run.cache[slot, row["layer"]])
         scores = np.einsum("ghd,pgd->ghp", q[t], keys) * row["scale"]
+        if row["cap"]:
+            scores = row["cap"] * np.tanh(scores / row["cap"])
+        if row["slopes"] is not None:
+            away = np.arange(first, position + 1) - position
+            scores = scores + run.param(row["slopes"], row["heads"]).reshape(kv_heads, -1, 1) * away
         y[t] = np.einsum("ghp,pgd->ghd", softmax(scores), values)
     run.put(row["y"], y.reshape(len(slots), row["heads"] * d))
     run.put_records(row["records"], run.buffer(row["y"]))
@@ -235,7 +264,9 @@ def attention(run: Reference, row: Values) -> None:
 OPS: dict[str, Callable[[Reference, Values], None]] = {
     "rms_norm": rms_norm,
     "quantize": quantize,
-    "swiglu": swiglu,
+    "layer_norm": layer_norm,
+    "activate": activate,
+    "limit": limit,
     "gather": gather,
     "block_peaks": block_peaks,
     "top": top,
@@ -249,6 +280,49 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
 
 
 # -- their parts ----------------------------------------------------------------------------------------------------
+
+
+def heads_of(run: Reference, row: Values, name: str) -> Array:
+    """The heads of q, k or v, a view [T, kv_heads, group, D] of their buffer; k and v have groups of one."""
+    x, d, kv_heads = run.buffer(row[name]), row["head_dim"], row["kv_heads"]
+    group, step = (row["heads"] // kv_heads, row["q_step"]) if name == "q" else (1, row["k_step"])
+    strides = (x.strides[0], step * x.itemsize, d * x.itemsize, x.itemsize)
+    view: Array = np.lib.stride_tricks.as_strided(x, (len(x), kv_heads, group, d), strides)
+    return view
+
+
+def turned(run: Reference, row: Values, norm: str, x: Array) -> Array:
+    """Heads [T, kv_heads, group, D], normed by the parameter that the row calls `norm`, if any, and rotated."""
+    if row[norm] is not None:
+        heads, step = x.shape[1] * x.shape[2], row["norm_step"]
+        weight = run.param(row[norm], (heads - 1) * step + row["head_dim"])
+        weights = [weight[head * step : head * step + row["head_dim"]] for head in range(heads)]
+        x = x - x.mean(axis=-1, keepdims=True) if row["norm_center"] else x
+        x = root_mean_square(x, row["norm_eps"]) * np.reshape(weights, x.shape[1:])
+    if not row["rope_dim"]:
+        return x
+    positions = run.batch[2]
+    tables = run.program.ropes[row["table"]].tables(0, int(positions.max()) + 1)
+    cos, sin = (table.astype(np.float64)[positions][:, None, None] for table in tables)
+    return rotate(x, row["rope_dim"], cos, sin, row["paired"])
+
+
+def rotate(x: Array, dim: int, cos: Array, sin: Array, paired: bool = False) -> Array:
+    """The first `dim` numbers of x [..., D] turned in pairs (i, i + dim/2), or (2 i, 2 i + 1).
+
+    cos, sin: [..., dim/2].
+    """
+    y = x.copy()
+    first, second = (slice(0, dim, 2), slice(1, dim, 2)) if paired else (slice(dim // 2), slice(dim // 2, dim))
+    a, b = x[..., first], x[..., second]
+    y[..., first], y[..., second] = a * cos - b * sin, b * cos + a * sin
+    return y
+
+
+def root_mean_square(x: Array, eps: float) -> Array:
+    """x / sqrt(mean(x^2) + eps), along the last axis."""
+    y: Array = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+    return y
 
 
 def quantize_groups(x: Array) -> Array:
@@ -277,13 +351,6 @@ def to_cache(x: Array, dtype: str) -> Array:
     return x.astype(np.float32).astype(np.float64)
 
 
-def rotate(x: Array, dim: int, cos: Array, sin: Array) -> Array:
-    """The first `dim` numbers of each head [T, H, D] turned in pairs (i, i + dim/2); cos and sin are [T, dim/2]."""
-    a, b, rest = np.split(x, [dim // 2, dim], axis=2)
-    cos, sin = cos[:, None], sin[:, None]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=2)
-
-
 def softmax(x: Array) -> Array:
     """Along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -295,3 +362,13 @@ def sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):
         result: Array = 1 / (1 + np.exp(-x))
     return result
+
+
+ACTIVATION: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * sigmoid(x),
+    "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x * sigmoid(1.702 * x),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}

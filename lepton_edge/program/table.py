@@ -30,7 +30,7 @@ def pad(n: int, multiple: int = GROUP) -> int:
 class Buffer:
     """An activation: `columns` floats for each token (padded to `ld`, the padding is zero), or their int8 records.
 
-    integers: int32 instead of floats.
+    integers: int32 instead of floats.  within: it is a part of that buffer, from column `first` on.
     """
 
     name: str
@@ -38,11 +38,13 @@ class Buffer:
     count: int = TOKENS
     records: bool = False
     integers: bool = False
+    within: "Buffer | None" = None
+    first: int = 0
 
     @property
     def ld(self) -> int:
         """Floats from one token to the next."""
-        return pad(self.columns)
+        return self.within.ld if self.within else pad(self.columns)
 
     @property
     def token_bytes(self) -> int:
@@ -71,7 +73,8 @@ class Row:
         """The weights that all tokens are multiplied with."""
         if self.op.partition("_")[0] not in ("matmul", "gated"):
             return []
-        return [str(self.values[name]) for name, kind in OPS[self.op].fields if kind == "w"]
+        named = [self.values[name] for name, kind in OPS[self.op].fields if kind == "w"]
+        return [str(name) for name in named if name is not None]
 
 
 @dataclass
@@ -112,7 +115,7 @@ class Program:
 
     def copied(self) -> set[str]:
         """The activations of which every thread has its own in a small step."""
-        rows = [row.values for row in self.rows if row.op == "rms_norm" and row.values["own"]]
+        rows = [row.values for row in self.rows if row.op.endswith("norm") and row.values["own"]]
         return {str(values[name]) for values in rows for name in ("y", "records") if values[name] is not None}
 
     def ops(self) -> list[str]:

@@ -1,9 +1,8 @@
 """One tensor from one format to another, some rows at a time, on every core."""
 
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,21 +13,13 @@ from lepton_edge.checkpoint.store import Weight
 from lepton_edge.errors import CheckpointError, RequestError
 from lepton_edge.quant.formats import get_format
 
-__all__ = ["is_packable", "map_rows", "pack_weight"]
+__all__ = ["map_rows", "pack_weight"]
 
 CHUNK = 1 << 18  # weights: 1 MB as float32; a handful of chunks in flight cost nothing beside a model
 MAX_THREADS = 8
 ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 
-# Small matrices that are worth all their bits: Mamba's decays and the maps to its steps, B and C; RWKV 7's low ranks.
-PLAIN = re.compile(r"(^|\.)(A_log|x_proj\.weight|dt_proj\.weight|[wavg]_lora\.lora\.\d\.weight|r_k)$")
-
 T = TypeVar("T")
-
-
-def is_packable(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is a matrix of weights whose format may be changed."""
-    return len(shape) == 2 and 0 not in shape and PLAIN.search(name) is None
 
 
 def map_rows(weight: Weight, block_rows: int, work: Callable[[NDArray[np.float32]], T], where: str) -> Iterator[T]:

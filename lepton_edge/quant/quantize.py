@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safeten
 from lepton_edge.checkpoint.store import FORMAT_OF_DTYPE, SINGLE, Checkpoint
 from lepton_edge.errors import CheckpointError, MachineError, RequestError
 from lepton_edge.quant.formats import FORMATS, Format, get_format
-from lepton_edge.quant.pack import is_packable, map_rows
+from lepton_edge.quant.pack import map_rows
 from lepton_edge.quant.report import Report, Row
 
 __all__ = ["Progress", "quantize_folder"]
@@ -39,8 +39,13 @@ def quantize_folder(
     format: str,
     keep: Sequence[str] = (),
     progress: Progress | None = None,
+    matrices: Collection[str] | None = None,
+    transposed: Collection[str] = (),
 ) -> Report:
-    """Writes `target`, a new model folder whose matrices are in `format`; what is not `is_packable` stays as it is.
+    """Writes `target`, a new model folder whose matrices are in `format`; all else is copied as it is.
+
+    matrices: the names of those that may be packed; None for every tensor of two dimensions.  transposed: those that
+    are stored as [inputs, outputs]; packed they lie as [outputs, inputs].
 
     keep: 'REGEX=FORMAT' rules; the first whose regex is found in a matrix's name gives its format instead. Works shard
     by shard and chunk by chunk in a folder beside `target` that is renamed when complete and removed when anything
@@ -58,7 +63,8 @@ def quantize_folder(
                 f"{checkpoint.folder}: is packed already; expected weights in f32, f16 or bf16; "
                 "quantize the folder that it was made from"
             )
-        formats = _formats(checkpoint, format, rules)
+        formats = _formats(checkpoint, format, rules, matrices)
+        checkpoint.transpose([name for name in transposed if name in formats and formats[name].packed])
         temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
         try:
             temporary.mkdir()
@@ -94,12 +100,18 @@ def _check_target(target: Path) -> None:
         raise RequestError(f"{target}: the folder it would be in does not exist; create {target.parent} first")
 
 
-def _formats(checkpoint: Checkpoint, format: str, rules: list[tuple[str, re.Pattern[str], str]]) -> dict[str, Format]:
+def _formats(
+    checkpoint: Checkpoint,
+    format: str,
+    rules: list[tuple[str, re.Pattern[str], str]],
+    wanted: Collection[str] | None,
+) -> dict[str, Format]:
     """The format of each matrix of weights, by name; RequestError for a rule that matches none of them."""
     matrices = [
         name
-        for name in sorted(checkpoint.names)
-        if is_packable(name, checkpoint.shape(name))
+        for name in sorted(checkpoint.names if wanted is None else checkpoint.names.intersection(wanted))
+        if len(checkpoint.shape(name)) == 2
+        and 0 not in checkpoint.shape(name)
         and checkpoint.info(name).dtype in FORMAT_OF_DTYPE
     ]
     for text, regex, _ in rules:

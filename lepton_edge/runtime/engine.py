@@ -20,7 +20,7 @@ from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
 from ..program.summary import Summary, heat, read_summary
 from ..quant.formats import get_format
-from ..quant.pack import is_packable, pack_weight
+from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
 from .memory import aligned_zeros
@@ -70,7 +70,7 @@ class Engine:
             b.name: aligned_zeros(b.token_bytes * (
                 (MAX_BATCH if b.count == TOKENS else MAX_WANTED) + (SMALL * threads if b.name in copied else 0)
             ))
-            for b in program.buffers.values()
+            for b in program.buffers.values() if b.within is None
         }  # fmt: skip
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
@@ -125,10 +125,11 @@ class Engine:
             get_format(format)
         source.require(spec.tensors())
         converted: dict[str, Weight] = {}
+        matrices = spec.matrices()
 
         def weight(name: str) -> Weight:
             found = source.weight(name)
-            if format is None or found.format == format or not is_packable(name, found.shape):
+            if format is None or found.format == format or name not in matrices:
                 return found
             if name not in converted:
                 converted[name] = pack_weight(found, format, name)
@@ -349,7 +350,8 @@ class Engine:
 
     def _address(self, kind: str, name: str) -> int:
         if kind == "a":
-            return int(self._buffers[name].ctypes.data)
+            held = self.program.buffers[name]
+            return int(self._buffers[held.within.name if held.within else name].ctypes.data) + 4 * held.first
         if kind == "w":
             return int(self.program.weights[name].data.ctypes.data)
         return int((self._ropes if name in self._ropes else self.program.params)[name].ctypes.data)

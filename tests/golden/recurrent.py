@@ -37,6 +37,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "conv_kernel": 3, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False, "chunk_size": 7,
         "time_step_limit": [0.05, 0.4], "num_hidden_layers": 3, "layer_norm_epsilon": 1e-3,
     },
+    "lfm2_plain": LFM2 | {
+        "hidden_size": 64, "intermediate_size": 160, "vocab_size": 96, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True,
+        "conv_L_cache": 3, "block_multiple_of": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    # As the first releases have it: other names, attention by its layers' numbers; sizes that are multiples of nothing.
+    "lfm2_odd": LFM2 | {
+        "hidden_size": 60, "block_ff_dim": 90, "vocab_size": 71, "num_attention_heads": 5, "num_key_value_heads": 1,
+        "full_attn_idxs": [2], "tie_embedding": False, "conv_L_cache": 4, "conv_bias": True, "rope_theta": 5000.0,
+        "block_auto_adjust_ff_dim": False,
+    },
+    "rwkv_plain": RWKV | {"hidden_size": 64, "vocab_size": 96, "tie_word_embeddings": False},
+    "rwkv_odd": RWKV | {
+        "hidden_size": 44, "attention_hidden_size": 60, "intermediate_size": 101, "vocab_size": 71,
+        "tie_word_embeddings": True, "num_hidden_layers": 3, "rescale_every": 0,
+    },
 }  # fmt: skip
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from kernels.harness import EMULATED, ISAS, PAGE, Cache, Rig, U, record_bytes
+from kernels.harness import EMULATED, ISAS, PAGE, PLAIN_HEADS, Cache, Rig, U, record_bytes
 
-from lepton_edge.kernels.layout import GROUP, PART_PAGES, SPLIT_ITEMS, attention_scratch, partial_bytes
+from lepton_edge.kernels.layout import GROUP, PART_PAGES, QUERY_TILE, SPLIT_ITEMS, attention_scratch, partial_bytes
 from lepton_edge.kernels.ops import CACHES, LARGE
-from lepton_edge.program.build import MAX_QUERY_ROWS, QUERY_TILE
+from lepton_edge.program.blocks.attention import MAX_QUERY_ROWS
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_kind = pytest.mark.parametrize("kind", CACHES)
@@ -17,10 +17,11 @@ class Attention:
     """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
 
     def __init__(self, isa, kind, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
-                 split=False):  # fmt: skip
+                 split=False, cap=0.0, slopes=None):  # fmt: skip
         """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be."""
         rng = np.random.default_rng(seed)
         self.heads, self.group, self.d, self.window = heads, heads // kv_heads, d, window
+        self.cap, self.slopes = cap, slopes
         slots = [slot for slot, _, count in runs for _ in range(count)]
         self.positions = [first + i for _, first, count in runs for i in range(count)]
         self.slots, t = slots, len(slots)
@@ -44,7 +45,8 @@ class Attention:
         self.scale = d**-0.5
         rig.row(f"attention_{kind}", q=q, ldq=q.shape[1], k=None, v=None, ldk=0, heads=heads, kv_heads=kv_heads,
                 head_dim=d, rope_dim=0, table=None, layer=128, y=self.y, ldy=q.shape[1], scale=self.scale,
-                window=window, records=None)  # fmt: skip
+                window=window, records=None, q_step=self.group * d, k_step=d, cap=cap,
+                slopes=None if slopes is None else rig.memory.padded(slopes[None]), **PLAIN_HEADS)  # fmt: skip
 
     def set_queries(self, q):
         self.q = q
@@ -73,6 +75,13 @@ class Attention:
             q, n = self.queries(t)[:, None], p + 1 - first
             scores = (q * k).sum(2) * self.scale
             off = (self.d + 5) * U * (np.abs(q * k).sum(2) * self.scale).max(1, keepdims=True)
+            if self.cap:  # its slope is at most 1; a quotient, tanh and a product
+                scores = self.cap * np.tanh(scores / self.cap)
+                off = off + 6e-7 * self.cap
+            if self.slopes is not None:  # the distance times a slope is rounded three times, the sum once
+                fall = self.slopes[:, None].astype(np.float64) * (np.arange(first, p + 1) - p)
+                scores = scores + fall
+                off = off + 4 * U * (np.abs(fall) + np.abs(scores)).max(1, keepdims=True)
             below = scores - scores.max(1, keepdims=True)
             weights = np.exp(below)
             weights /= weights.sum(1, keepdims=True)
@@ -106,6 +115,18 @@ def tiles(runs, most):
         found += [(at + i, min(most, count - i)) for i in range(0, count, most)]
         at += count
     return found
+
+
+@each_isa
+@each_kind
+@pytest.mark.parametrize("cap,falling,window", [(3.0, False, 0), (0.0, True, 0), (2.0, True, 50)])
+@pytest.mark.parametrize("kv_heads,group", [(2, 1), (3, 5), (1, 16)])
+def test_bent_scores(isa, kind, cap, falling, window, kv_heads, group):
+    """A soft cap, and slopes of ALiBi that differ from head to head: single tokens and tiles, over page borders."""
+    heads = kv_heads * group
+    slopes = (2.0 ** -np.linspace(1, 8, heads)).astype(np.float32) if falling else None
+    Attention(isa, kind, heads, kv_heads, 24, [300, 140], [(0, 299, 1), (1, 100, 40)], scale=4.0, cap=cap,
+              slopes=slopes, window=window).check(threads=2)  # fmt: skip
 
 
 @each_isa
@@ -272,18 +293,22 @@ def test_registers_of_a_machine_that_this_is_not(isa, kind):
 @each_isa
 @each_kind
 @pytest.mark.parametrize("heads,kv_heads,d", [(4, 2, 16), (9, 3, 64), (2, 2, 40), (5, 1, 24), (400, 1, 64)])
-def test_small_steps_rotate_and_store_within_attention(isa, kind, heads, kv_heads, d):
+@pytest.mark.parametrize("joined", [False, True])
+def test_small_steps_rotate_and_store_within_attention(isa, kind, heads, kv_heads, d, joined):
     """Bit by bit what rope, attention and quantize give: of one to four sequences, short, at page borders, split."""
     for positions in [(0,), (700,), (128, 5), (127, 640, 3, 256)]:
-        found = [small_step(isa, kind, heads, kv_heads, d, positions, *how) for how in
+        found = [small_step(isa, kind, heads, kv_heads, d, positions, joined, *how) for how in
                  ((1, False), (1, True), (2, True), (5, True))]  # fmt: skip
         assert all(part.any() for part in found[0])
         for other in found[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def small_step(isa, kind, heads, kv_heads, d, positions, threads, small):
-    """One token of each sequence -> y, its records, the caches' bytes; small: in two rows that need no third."""
+def small_step(isa, kind, heads, kv_heads, d, positions, joined, threads, small):
+    """One token of each sequence -> y, its records, the caches' bytes; small: in two rows that need no third.
+
+    joined: q, k and v lie in one activation, heads are normed, and neighbours turn as pairs.
+    """
     t, rng, whole = len(positions), np.random.default_rng(7), heads // kv_heads * d % GROUP == 0
     rig = Rig(isa, t, slots=range(t), positions=positions, tiles=[(i, 1) for i in range(t)], small=small,
               scratch_bytes=attention_scratch(heads // kv_heads, d), partial_bytes=partial_bytes(heads // kv_heads, d)
@@ -298,9 +323,18 @@ def small_step(isa, kind, heads, kv_heads, d, positions, threads, small):
     table = memory.array(np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32))
     y, records = memory.padded(np.zeros((t, heads * d), np.float32)), memory.bytes(record_bytes(t, heads * d))
     both = dict(q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads, head_dim=d,
-                rope_dim=d // 4 * 2, table=table, layer=64)  # fmt: skip
+                rope_dim=d // 4 * 2, table=table, layer=64, q_step=heads // kv_heads * d, k_step=d,
+                **PLAIN_HEADS)  # fmt: skip
+    if joined:
+        group = heads // kv_heads
+        whole_row = memory.padded(rng.standard_normal((t, kv_heads * (group + 2) * d)).astype(np.float32))
+        step, ld = (group + 2) * d, whole_row.shape[1]
+        norms = [memory.padded(rng.standard_normal((1, n * d)).astype(np.float32)) for n in (heads, kv_heads)]
+        both |= dict(q=whole_row, ldq=ld, q_step=step, k=whole_row[:, group * d :], v=whole_row[:, (group + 1) * d :],
+                     ldk=ld, k_step=step, paired=1, q_norm=norms[0], k_norm=norms[1], norm_step=d, norm_eps=1e-3,
+                     norm_center=1)  # fmt: skip
     rig.row(f"rope_{kind}", barrier=LARGE, **both)
-    rig.row(f"attention_{kind}", **both, y=y, ldy=y.shape[1], scale=d**-0.5, window=0,
+    rig.row(f"attention_{kind}", **both, y=y, ldy=y.shape[1], scale=d**-0.5, window=0, cap=0.0, slopes=None,
             records=records if small and whole else None)  # fmt: skip
     if not (small and whole):
         rig.row("quantize", x=y, ldx=y.shape[1], records=records, groups=y.shape[1] // GROUP)

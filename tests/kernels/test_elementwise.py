@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from kernels.harness import ISAS, Rig, U, check_records, read_records, record_bytes
+from kernels.harness import ISAS, Rig, U, check_records, pad, read_records, record_bytes
 
-from lepton_edge.kernels.ops import WANTED
+from lepton_edge.kernels.ops import ACTIVATIONS, WANTED
+from lepton_edge.program.reference import ACTIVATION
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 T, COLUMNS = (1, 2, 3, 5, 8, 9, 16, 21), (1, 31, 32, 33, 64, 100, 576)
@@ -21,8 +22,9 @@ def rms_norm(isa, x, weight, eps=1e-5, *, quantized=True, threads=1, wanted=()):
     source, w = rig.memory.padded(x), rig.memory.padded(weight[None])
     y = rig.memory.padded(np.full((len(x), n), 7, np.float32))
     records, ld = rig.memory.bytes(record_bytes(t, n)), y.shape[1]
-    rig.row("rms_norm", x=source, ldx=ld, weight=w, y=y, ldy=ld, n=n, eps=eps, records=records if quantized else None,
-            groups=ld // 32, own=0, **(dict(count=WANTED) if wanted else {})).run(threads)  # fmt: skip
+    rig.row("rms_norm", x=source, ldx=ld, weight=w, bias=None, y=y, ldy=ld, n=n, eps=eps,
+            accumulate=0, records=records if quantized else None, groups=ld // 32, own=0,
+            **(dict(count=WANTED) if wanted else {})).run(threads)  # fmt: skip
     assert not y[:, n:].any()
     if quantized:
         check_records(records, isa, y[:t])
@@ -131,7 +133,7 @@ def swiglu(isa, gate, up, threads=1, quantized=True):
     rig = Rig(isa, t)
     g, u = rig.memory.padded(gate), rig.memory.padded(up)
     ld, records = g.shape[1], rig.memory.bytes(record_bytes(t, n))
-    rig.row("swiglu", gate=g, up=u, ldx=ld, y=g, ldy=ld, n=n, records=records if quantized else None,
+    rig.row("activate", gate=g, up=u, ldx=ld, y=g, ldy=ld, n=n, activation=0, records=records if quantized else None,
             groups=ld // 32).run(threads)  # fmt: skip
     assert not g[:, n:].any() and np.array_equal(u[:, :n], up, equal_nan=True)
     if quantized:
@@ -190,3 +192,59 @@ def test_gather(isa):
         y = rig.memory.padded(np.full((9, 70), 7, np.float32))
         rig.row("gather", count=WANTED, x=x, ldx=x.shape[1], y=y, ldy=y.shape[1], n=x.shape[1]).run(threads)
         assert np.array_equal(y[: len(wanted)], x[list(wanted)]) and (y[len(wanted) :, :70] == 7).all()
+
+
+@each_isa
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("bias,accumulate", [(False, False), (True, False), (True, True), (False, True)])
+def test_norms_with_a_bias_and_added(isa, kind, bias, accumulate):
+    for t, n in ((1, 1), (2, 33), (3, 31), (5, 64), (9, 100)):
+        x, weight, b, old = normal((t, n), t, n) + 3, normal(n, n), normal((n, 1), n), normal((n, 2), t, n)
+        rig = Rig(isa, t)
+        m, ld, records = rig.memory, pad(n), rig.memory.bytes(record_bytes(t, n))
+        y = m.padded(old)
+        rig.row(f"{kind}_norm", x=m.padded(x), ldx=ld, weight=m.padded(weight[None]),
+                bias=m.padded(b[None]) if bias else None, y=y, ldy=ld, n=n, eps=1e-5, accumulate=int(accumulate),
+                records=records, groups=ld // 32, own=0).run(1 + t % 3)  # fmt: skip
+        wide = x.astype(np.float64)
+        mean = wide.mean(1, keepdims=True) if kind == "layer" else 0.0
+        size = np.sqrt(((wide - mean) ** 2).mean(1, keepdims=True) + 1e-5)
+        away = (wide - mean) / size * weight
+        rest = (b if bias else 0) + (old if accumulate else 0.0)
+        # The mean is off by n U |x|, so is every distance from it; then the sum of squares and single roundings.
+        off = (n + 2) * U * (np.abs(wide).max(1, keepdims=True) / size) * np.abs(weight)
+        off = off * (1 + np.abs(wide - mean) / size) if kind == "layer" else 0
+        bound = off + (n / 2 + 8) * U * np.abs(away) + 3 * U * (np.abs(away) + np.abs(b) + np.abs(old))
+        assert (np.abs(y[:, :n] - (away + rest)) <= bound).all() and not y[:, n:].any()
+        check_records(records, isa, y)
+
+
+@each_isa
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations(isa, kind, gated):
+    """exp and erf are off by 5e-7 of a share that is at most 1, the arguments of exp by a few U of at most 100."""
+    for t, n in ((1, 100), (7, 33)):
+        gate = np.linspace(-12, 12, t * n).astype(np.float32).reshape(t, n)
+        up, rig = normal(1, t, n), Rig(isa, t)
+        g, u, ld = rig.memory.padded(gate), rig.memory.padded(up), pad(n)
+        rig.row("activate", gate=g, up=u if gated else None, ldx=ld, y=g, ldy=ld, n=n, records=None, groups=ld // 32,
+                activation=ACTIVATIONS.index(kind)).run(1 + t % 3)  # fmt: skip
+        factor = up.astype(np.float64) if gated else 1.0
+        expected = ACTIVATION[kind](gate.astype(np.float64)) * factor
+        assert (np.abs(g[:, :n] - expected) <= 2e-6 * np.abs(expected) + 6e-7 * np.abs(gate * factor)).all()
+        assert not g[:, n:].any()
+
+
+@each_isa
+@pytest.mark.parametrize("soft", [0, 1])
+def test_limit(isa, soft):
+    for t, n, threads in ((1, 5000, 3), (3, 33, 1)):
+        x, rig = normal(1, t, n, scale=4), Rig(isa, t)
+        y, bad = rig.memory.padded(x), n // 2
+        y[0, bad] = np.nan
+        rig.row("limit", x=y, ldx=y.shape[1], n=n, limit=2.5, soft=soft).run(threads)
+        wide = x.astype(np.float64)
+        expected = 2.5 * np.tanh(wide / 2.5) if soft else np.clip(wide, -2.5, 2.5)
+        near = np.abs(y[:, :n] - expected) <= 1e-6 * np.abs(expected)
+        assert np.isnan(y[0, bad]) and near.sum() == t * n - 1 and not y[:, n:].any()

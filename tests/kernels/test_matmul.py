@@ -219,16 +219,43 @@ def test_gated_is_two_products_and_their_swiglu(isa, format, t):
             rest["block_bytes"] = len(w) // rest["blocks"]
             if threads:
                 rig.row(f"gated_{format}", w=w, up_w=up_w, gate=gate, up=up, ldy=ld, bias=biased, up_bias=None,
-                        records=out, **rest)  # fmt: skip
+                        records=out, activation=0, **rest)  # fmt: skip
             else:
                 for weight, y, b in ((w, gate, biased), (up_w, up, None)):
                     rig.row(f"matmul_{format}", w=weight, y=y, ldy=ld, rows=n, bias=b, accumulate=0, **rest)
-                rig.row("swiglu", gate=gate, up=up, ldx=ld, y=gate, ldy=ld, n=n, records=out, groups=ld // 32)
+                rig.row("activate", gate=gate, up=up, ldx=ld, y=gate, ldy=ld, n=n, activation=0, records=out,
+                        groups=ld // 32)  # fmt: skip
             rig.run(max(threads, 1))
             found.append((gate, up, out))
         assert found[0][0][:, :n].any() and not found[0][0][:, n:].any()
         for other in found[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@each_isa
+@pytest.mark.parametrize("format", PACKED)
+def test_without_a_gate_one_product_is_activated(isa, format):
+    """Bit by bit what the two rows by themselves give."""
+    n, k, t = 90, 70, 3
+    data, bias, found = get_format(format).pack(normal(1, n, k)), normal(4, 1, n), []
+    for threads in (0, 1, 3):
+        rig = Rig(isa, t)
+        m, ld, groups = rig.memory, pad(n), pad(k) // 32
+        x, y, b, w = m.padded(normal(3, t, k)), m.padded(np.zeros((t, n), np.float32)), m.padded(bias), m.array(data)
+        records, out = m.bytes(record_bytes(t, k)), m.bytes(record_bytes(t, n))
+        rig.row("quantize", x=x, ldx=x.shape[1], records=records, groups=groups)
+        rest = dict(x=records, w=w, ldy=ld, bias=b, own=0, blocks=pad(n, 16) // 16, groups=groups)
+        rest["block_bytes"] = len(w) // rest["blocks"]
+        if threads:
+            rig.row(f"gated_{format}", up_w=None, gate=y, up=None, up_bias=None, records=out, activation=4, **rest)
+        else:
+            rig.row(f"matmul_{format}", y=y, rows=n, accumulate=0, **rest)
+            rig.row("activate", gate=y, up=None, ldx=ld, y=y, ldy=ld, n=n, activation=4, records=out, groups=ld // 32)
+        rig.run(max(threads, 1))
+        found.append((y, out))
+    assert 0 < (found[0][0][:, :n] == 0).mean() < 1, "relu"
+    for other in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -244,7 +271,8 @@ def test_threads_norm_for_themselves_in_small_steps(isa, format, t):
         h = m.padded(np.zeros((copies * t, k), np.float32))
         records, y = m.bytes(record_bytes(copies * t, k)), m.padded(np.zeros((t, n), np.float32))
         ld, packed = x.shape[1], format in PACKED
-        rig.row("rms_norm", barrier=LARGE, x=x, ldx=ld, weight=m.padded(normal(3, 1, k)), y=h, ldy=ld, n=k, eps=1e-5,
+        rig.row("rms_norm", barrier=LARGE, x=x, ldx=ld, weight=m.padded(normal(3, 1, k)), bias=None,
+                accumulate=0, y=h, ldy=ld, n=k, eps=1e-5,
                 records=records if packed else None, groups=ld // 32, own=1)  # fmt: skip
         blocks = pad(n, 16) // 16
         rest = dict(x=records, blocks=blocks, groups=ld // 32, block_bytes=len(w) // blocks) if packed else dict(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernels.harness import ISAS, PAGE, Cache, Rig, U, pad
+from kernels.harness import ISAS, PAGE, PLAIN_HEADS, Cache, Rig, U, pad
 
 from lepton_edge.kernels.ops import CACHES
 
@@ -32,7 +32,8 @@ class Rope:
         self.rows = [rig.memory.padded(a.reshape(t, -1)) for a in (self.q, self.k, self.v)]
         q, k, v = self.rows
         rig.row(f"rope_{kind}", q=q, ldq=q.shape[1], k=k, v=v, ldk=k.shape[1], heads=heads, kv_heads=kv_heads,
-                head_dim=d, rope_dim=d, table=table, layer=layer)  # fmt: skip
+                head_dim=d, rope_dim=d, table=table, layer=layer, q_step=heads // kv_heads * d, k_step=d,
+                **PLAIN_HEADS)  # fmt: skip
 
     def rotated(self, x):
         """(x turned, bound on the error of float32), float64 [T, heads, D]: two products and a sum."""
@@ -112,3 +113,53 @@ def test_keys_and_values_too_large_for_f16_are_saturated(isa):
 def test_small_keys_become_subnormal(isa, kind, scale):
     """Scales of q8 are then 0, 1 or 2 of the smallest half float: those that round down leave codes past 127."""
     Rope(isa, kind, 2, 1, 24, [0] * 5, [0, 1, 2, 3, 4], scale=scale).check()
+
+
+@each_isa
+@pytest.mark.parametrize("paired,center,weights", [(1, 0, None), (0, 0, "shared"), (1, 1, "own"), (0, 1, "shared")])
+@pytest.mark.parametrize("d,dim", [(24, 24), (40, 10), (10, 0), (128, 32)])
+def test_heads_are_normed_and_turned_in_part(isa, paired, center, weights, d, dim):
+    """Grouped q, k and v in one activation; q against float64, and the key in an f32 cache."""
+    t, kv_heads, group, eps = 5, 2, 3, 1e-3
+    step = (group + 2) * d
+    x = normal(1, t, kv_heads * step) + 0.5
+    rig = Rig(isa, t, slots=[0] * t, positions=list(range(t)), scratch_bytes=5 * pad(d))
+    cache = Cache(rig.memory, "f32", kv_heads, d, [t])
+    rig.pages = cache.table
+    angle = np.arange(t)[:, None] * 3.0 ** -np.arange(dim // 2)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    table = rig.memory.array(np.concatenate([cos, sin], axis=1)) if dim else None
+    shape = (1, d) if weights == "shared" else (kv_heads * group, d)
+    q_weight, k_weight = normal(2, *shape), normal(3, *(shape if weights == "shared" else (kv_heads, d)))
+    row = rig.memory.padded(x)
+    norms = [rig.memory.padded(w.reshape(1, -1)) if weights else None for w in (q_weight, k_weight)]
+    rig.row("rope_f32", q=row, ldq=row.shape[1], q_step=step, k=row[:, group * d :], v=row[:, (group + 1) * d :],
+            ldk=row.shape[1], k_step=step, heads=kv_heads * group, kv_heads=kv_heads, head_dim=d, rope_dim=dim,
+            paired=paired, table=table, layer=0, q_norm=norms[0], k_norm=norms[1], norm_eps=eps, norm_center=center,
+            norm_step=d if weights == "own" else 0).run(2)  # fmt: skip
+    heads = x.astype(np.float64).reshape(t, kv_heads, group + 2, d)
+
+    def expected(head, weight):
+        if weights:
+            head = head - head.mean(-1, keepdims=True) * center
+            head = head / np.sqrt((head**2).mean(-1, keepdims=True) + eps) * weight
+        y = head.copy()
+        pairs = range(dim // 2)
+        for i in pairs:
+            a, b = (2 * i, 2 * i + 1) if paired else (i, i + dim // 2)
+            y[:, a] = head[:, a] * cos[:, i] - head[:, b] * sin[:, i]
+            y[:, b] = head[:, b] * cos[:, i] + head[:, a] * sin[:, i]
+        return y
+
+    found = row[:, : kv_heads * step].reshape(t, kv_heads, group + 2, d)
+    keys, values = cache.read(0, t)
+    # Mean and root: (d + 4) U of numbers whose largest is some 4 times their deviation; then six roundings.
+    bound = 6 * (d + 10) * U * 4
+    for g in range(kv_heads):
+        for h in range(group):
+            weight = q_weight[0 if weights == "shared" else g * group + h]
+            assert np.abs(found[:, g, h] - expected(heads[:, g, h], weight)).max() <= bound * np.abs(weight).max()
+        weight = k_weight[0 if weights == "shared" else g]
+        assert np.abs(keys[:, g] - expected(heads[:, g, group], weight)).max() <= bound * np.abs(weight).max()
+        assert np.array_equal(values[:, g, :d], heads[:, g, group + 1])
+        assert np.array_equal(found[:, g, group:], x.reshape(t, kv_heads, group + 2, d)[:, g, group:])

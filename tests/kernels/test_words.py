@@ -1,5 +1,6 @@
 """The words that kernels are written in, on every instruction set: values, rounding, limits and NaN."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,16 @@ def test_exp(found):
     assert (np.abs(found["exp"] - expected)[number] <= 2e-7 * expected[number]).all()
     assert np.isnan(found["exp"][~number]).all() and (~number).any()
     assert (found["exp"][x == 0] == 1).all()
+
+
+@pytest.mark.parametrize(("name", "scale", "limit"), [("tanh", 8, 9), ("erf", 16, 4)])
+def test_tanh_and_erf(found, name, scale, limit):
+    """Off by what the words say, 5e-7; where they stop they are as far from 1 as the functions are."""
+    x = (GIVEN["exp"] / np.float32(scale)).astype(np.float64)
+    number = ~np.isnan(x)
+    expected = np.array([getattr(math, name)(v) for v in np.clip(x[number], -limit, limit)])
+    assert (np.abs(found[name][number] - expected) <= 5e-7 * np.abs(expected)).all()
+    assert np.isnan(found[name][~number]).all()
 
 
 def test_exp2(found):

@@ -64,6 +64,8 @@ def pairs(name, word):
 
 f32, f16 = np.float32, np.uint16
 apply("exp", given["exp"], f32, unary(w.exp))
+apply("tanh", given["exp"] / 8, f32, unary(w.tanh))
+apply("erf", given["exp"] / 16, f32, unary(w.erf))
 apply("exp2", -np.abs(given["exp"]), f32, unary(w.exp2))
 apply("load_i8", np.resize(np.arange(-128, 128), given["exp"].size).astype(np.int8), f32,
       jit(lambda x, y: w.store_f32(y, w.load_i8(x))))  # fmt: skip

@@ -3,20 +3,26 @@
 import copy
 import json
 import math
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
 import pytest
+from golden import families as families_data
 from golden.recipe import BY_NAME, RECIPES, tensors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_edge.errors import ConfigError, UnsupportedModelError
-from lepton_edge.models.registry import families, spec_from_config
+from lepton_edge.checkpoint.store import Checkpoint
+from lepton_edge.errors import ConfigError, RequestError, UnsupportedModelError
+from lepton_edge.models import registry
+from lepton_edge.models.registry import families, register, spec_from_config, spec_of
 from lepton_edge.models.rope import RopeSpec
 from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
+from lepton_edge.runtime import Engine
 
 WHERE = "/models/some/config.json"
+FAMILIES = families_data.BY_NAME
 
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -29,9 +35,8 @@ def without(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_families() -> None:
-    assert families() == [
-        "LlamaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
-    ]  # fmt: skip
+    assert {"GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"} < set(families())
+    assert families() == sorted(families())
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -197,13 +202,10 @@ def test_wrong_rope_values(options: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "supported"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architectures ['GPT2LMHeadModel']", "LlamaForCausalLM, Mamba2"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'", "silu"),
-        (
-            {"rope_scaling": {"rope_type": "longrope"}},
-            "rope_scaling.rope_type 'longrope'",
-            "linear, dynamic, llama3, yarn",
-        ),
+        ({"architectures": ["GPT2Model"]}, "architectures ['GPT2Model']", "GPT2LMHeadModel"),
+        ({"architectures": ["Qwen9ForCausalLM"]}, "architectures ['Qwen9ForCausalLM']", "Qwen3ForCausalLM"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish'", "silu, swish, gelu"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_scaling.rope_type 'spiral'", "llama3, yarn, longrope"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5", "1.0"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "rope_parameters.partial_rotary_factor 0.25", "1.0"),
         ({"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2}}, "head_dim 2", "above 2"),
@@ -245,7 +247,7 @@ ROPE_FIELDS += ["high_freq_factor", "beta_fast", "beta_slow", "attention_factor"
 @st.composite
 def damaged_configs(draw: st.DrawFn) -> dict[str, Any]:
     """A recipe's config in which one to three fields, some of them inside the rope object, are any JSON value."""
-    config = copy.deepcopy(draw(st.sampled_from(RECIPES)).config)
+    config = copy.deepcopy(draw(st.sampled_from([*RECIPES, *families_data.FAMILIES])).config)
     rope = next((config[name] for name in ("rope_scaling", "rope_parameters") if name in config), {})
     for _ in range(draw(st.integers(1, 3))):
         target, names = draw(st.sampled_from([(config, [*config, *OPTIONAL]), (rope, ROPE_FIELDS)]))
@@ -262,10 +264,13 @@ def test_any_value_gives_a_sound_spec_or_one_of_our_errors(config: dict[str, Any
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 400
         return
     for attention in spec.attentions:
-        assert attention.heads % attention.kv_heads == 0 and attention.head_dim % 2 == 0
+        assert attention.heads % attention.kv_heads == 0 and attention.head_dim > 0
         assert attention.window is None or attention.window > 0
     assert all(0 < math.prod(shape) < 1 << 45 for shape in spec.tensors().values())
-    for rope in {attention.rope for attention in spec.attentions}:
+    for attention in spec.attentions:
+        if (rope := attention.rope) is None:
+            continue
+        assert rope.dim % 2 == 0 and 0 < rope.dim <= attention.head_dim
         length = rope.scaling.attention_factor if rope.scaling else 1.0
         for start in (0, spec.context - 1):
             cos, sin = rope.tables(start, start + 1)
@@ -275,3 +280,82 @@ def test_any_value_gives_a_sound_spec_or_one_of_our_errors(config: dict[str, Any
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_specs_survive_json(recipe) -> None:
     assert spec_from_config(json.loads(json.dumps(recipe.config)), WHERE) == spec_from_config(recipe.config, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma2", {"hidden_activation": "tanh"}, "hidden_activation"),
+        ("gpt2", {"activation_function": "sigmoid"}, "activation_function"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+        ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi"),
+        ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
+        ("mpt", {"no_bias": False}, "no_bias"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ("qwen3_gqa", {"layer_types": ["chunked_attention"] * 2}, "layer_types"),
+        ("exaone4", {"sliding_window_pattern": "LGL"}, "sliding_window_pattern"),
+        ("smollm3", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ("granite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ],
+)
+def test_unsupported_options_of_families(name: str, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        spec_from_config(FAMILIES[name].config | changes, WHERE)
+    assert str(raised.value).startswith(f"{WHERE}: {field} ") and "is not supported" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("phi3_long", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 4}},
+         "rope_parameters.short_factor"),
+        ("phi", {"partial_rotary_factor": 0.35}, "partial_rotary_factor"),
+        ("neo", {"attention_types": [[["global"], 1]]}, "attention_types"),
+        ("neo", {"attention_types": [["global", 1]]}, "attention_types"),
+        ("gpt2", {"n_embd": 61}, "n_embd"),
+        ("gpt2", {"n_head": 0}, "n_head"),
+        ("smollm3_listed", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("falcon_40b", {"num_kv_heads": 3}, "num_kv_heads"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 0},
+         "sliding_window"),
+        ("cohere", {"logit_scale": "big"}, "logit_scale"),
+    ],
+)  # fmt: skip
+def test_wrong_values_of_families(name: str, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{WHERE}: {field} "):
+        spec_from_config(FAMILIES[name].config | changes, WHERE)
+
+
+def test_joined_rows_that_cannot_be_packed_apart(tmp_path) -> None:
+    family = families_data.Family("phi3", FAMILIES["phi3"].config | {"intermediate_size": 90})
+    match = pytest.raises(UnsupportedModelError, match="two matrices of 90 rows; q4 needs a multiple of 16")
+    with Checkpoint.open(families_data.write_folder(family, tmp_path / "model")) as checkpoint, match:
+        Engine.load(checkpoint, spec_of(checkpoint), format="q4", threads=1)
+
+
+def test_minicpm_is_a_llama_that_scales() -> None:
+    config = config_of("llama_plain") | {"architectures": ["MiniCPMForCausalLM"], "scale_emb": 12, "scale_depth": 1.4}
+    spec = spec_from_config(config | {"dim_model_base": 16}, WHERE)
+    residual = 1.4 / 2**0.5
+    assert spec.embed_scale == pytest.approx(12 / residual) and spec.logit_scale == 16 / 64
+    assert spec.norm.eps == pytest.approx(1e-5 / residual**2)
+
+
+def test_a_family_of_another_package(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "READERS", dict(registry.READERS))
+    register("MineForCausalLM", registry.READERS["LlamaForCausalLM"])
+    config = config_of("llama_plain")
+    assert spec_from_config(config | {"architectures": ["MineForCausalLM"]}, WHERE) == spec_from_config(config, WHERE)
+    assert "MineForCausalLM" in families()
+    with pytest.raises(RequestError, match="there already"):
+        register("MineForCausalLM", registry.READERS["LlamaForCausalLM"])
+    entry = EntryPoint("TheirsForCausalLM", "lepton_edge.models.llama:read", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda **wanted: [entry])
+    theirs = spec_from_config(config | {"architectures": ["TheirsForCausalLM"]}, WHERE)
+    assert theirs == spec_from_config(config, WHERE) and "TheirsForCausalLM" in families()

@@ -10,7 +10,7 @@ from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, LARGE, NEVER, OPS, W
 from lepton_edge.program import build_decoder
 
 BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul"]
-BLOCK += ["rms_norm", "matmul", "matmul", "swiglu", "matmul"]
+BLOCK += ["rms_norm", "matmul", "matmul", "activate", "matmul"]
 
 
 def build(spec, format="f32", kv_dtype="f16", context=None):

@@ -53,7 +53,7 @@ def test_small_rows_move_their_activations():
     found = by_row(PLAIN, "q8", "f16", 3, [0] * 3, range(3), [2])
     # 64 columns: 256 bytes as floats, 80 as records; 96 columns: 384 and 120.
     assert found["rms_norm", "attn_norm"] == (3 * (256 + 256 + 80), 0)
-    assert by_row(PLAIN, "f32", "f16", 3, [0] * 3, range(3), [2])["swiglu", ""] == (3 * (384 + 384 + 384), 0)
+    assert by_row(PLAIN, "f32", "f16", 3, [0] * 3, range(3), [2])["activate", ""] == (3 * (384 + 384 + 384), 0)
     assert found["gather", "head"] == (512, 0)
     assert found["embed_q8", "embed"] == (3 * (256 + 2 * 544 // 16), 0), "and a row of the table"
     one = by_row(PLAIN, "q8", "f16", 2, [0, 1], [0, 7], [])

@@ -10,7 +10,7 @@ from golden import naive
 from lepton_edge.errors import RequestError
 from lepton_edge.kernels.ops import OPS as ALL_OPS
 from lepton_edge.program import Row, build_decoder
-from lepton_edge.program.reference import OPS, Reference, quantize_groups, rotate, to_cache
+from lepton_edge.program.reference import ACTIVATION, OPS, Reference, quantize_groups, rotate, to_cache
 
 
 def make(spec=PLAIN, format="f32", kv_dtype="f32") -> Reference:
@@ -123,13 +123,42 @@ def test_rms_norm():
     run = make()
     run.program.params["w"] = np.array([1, 2, 0, 0], np.float32)
     run.buffers["x"] = np.array([[3.0, 4.0]])
-    run.run_row(Row("rms_norm", dict(x="x", weight="w", n=2, y="y", eps=0.5, records="r")))
+    run.run_row(Row("rms_norm", dict(x="x", weight="w", bias=None, n=2, y="y", eps=0.5, accumulate=0, records="r")))
     expected = np.array([[3, 8]]) / math.sqrt(13)
     assert np.allclose(run.buffer("y"), expected) and np.allclose(run.buffer("r"), expected, rtol=0.01)
 
 
-def test_swiglu():
-    run = row_run("swiglu", dict(g=[[0, 1, -800]], u=[[5, 2, 1]]), gate="g", up="u", y="g", records=None)
+def test_layer_norm():
+    """Mean 3, deviation 1; added to what is there."""
+    run = make()
+    run.program.params |= {"w": np.array([1, 2, 0, 0], np.float32), "b": np.array([5, 7, 0, 0], np.float32)}
+    run.buffers = {"x": np.array([[2.0, 4.0]]), "y": np.array([[10.0, 20.0]])}
+    values = dict(x="x", weight="w", bias="b", n=2, y="y", eps=0.0, accumulate=1, records=None)
+    run.run_row(Row("layer_norm", values))
+    assert np.allclose(run.buffer("y"), [[10 + 5 - 1, 20 + 7 + 2]])
+
+
+@pytest.mark.parametrize(("name", "at_one"), [
+    ("silu", 0.7310586), ("gelu", 0.8413447), ("gelu_tanh", 0.8411920), ("quick_gelu", 0.8457958), ("relu", 1),
+    ("relu2", 1),
+])  # fmt: skip
+def test_activations(name, at_one):
+    """Known values at 1, nothing at 0, about nothing far below; twice as much of relu is four times of its square."""
+    x = ACTIVATION[name](np.array([1.0, 0.0, -30.0, 2.0]))
+    assert np.allclose(x[:3], [at_one, 0, 0], atol=1e-7)
+    assert x[3] == {"relu": 2, "relu2": 4}.get(name, x[3])
+
+
+def test_limit():
+    run = row_run("limit", dict(x=[[3.0, -1.0]]), x="x", limit=2.0, soft=0)
+    assert np.allclose(run.buffer("x"), [[2, -1]])
+    run = row_run("limit", dict(x=[[3.0, -1.0]]), x="x", limit=2.0, soft=1)
+    assert np.allclose(run.buffer("x"), [[2 * math.tanh(1.5), -2 * math.tanh(0.5)]])
+
+
+def test_activate():
+    buffers = dict(g=[[0, 1, -800]], u=[[5, 2, 1]])
+    run = row_run("activate", buffers, gate="g", up="u", y="g", activation=0, records=None)
     assert np.allclose(run.buffer("g"), [[0, 2 / (1 + math.exp(-1)), 0]])
 
 
@@ -140,7 +169,8 @@ def test_attention():
     keys = np.array([[[0.0]], [[1.0]], [[2.0]]])
     run.cache[4, 7] = keys, np.array([[[100.0]], [[10.0]], [[20.0]]])
     run.buffers["q"] = np.array([[math.log(3), 0], [math.log(3), 0]])
-    values = dict(q="q", y="y", heads=2, kv_heads=1, head_dim=1, scale=1.0, window=2, layer=7, records="records")
+    values = dict(q="q", y="y", heads=2, kv_heads=1, head_dim=1, scale=1.0, window=2, layer=7, records="records",
+                  q_step=2, cap=0.0, slopes=None)  # fmt: skip
     run.run_row(Row("attention_f32", values))
     assert np.allclose(run.buffer("y"), [[32.5, 55.0], [17.5, 15.0]])
     assert np.array_equal(run.buffer("records"), quantize_groups(run.buffer("y")))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from golden.recipe import write_folder
 
 from lepton_edge.checkpoint import Checkpoint
 from lepton_edge.checkpoint.safetensors import Entry, write_safetensors
@@ -241,11 +242,14 @@ def test_source_cut_on_the_way(source: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["source"]
 
 
-def test_the_script(source: Path, tmp_path: Path) -> None:
+def test_the_script(tmp_path: Path) -> None:
+    source = write_folder("llama_plain", tmp_path / "source")
     command = [sys.executable, str(ROOT / "tools" / "quantize.py"), str(source), str(tmp_path / "out")]
-    done = subprocess.run([*command, "--format", "q4", "--keep", "up=q8"], capture_output=True, text=True, cwd=tmp_path)
+    options = ["--format", "q4", "--keep", "up_proj=q8"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{UP:<47}  q8" in done.stdout and "5 tensors" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("model.layers.1.mlp")]
+    assert [line[1] for line in sorted(lines)] == ["q4", "q4", "q8"] and "21 tensors" in done.stdout
     again = subprocess.run([*command, "--format", "q4"], capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr and again.stderr.count("\n") == 1
 

@@ -91,7 +91,7 @@ def bound(op, row, run, before, y):
     if op in ("block_peaks", "top"):
         # exp twice, a sum of 128 and few more; exponents below 20 are rounded four times.
         return (4e-7 + (80 + 140) * U) * np.where(np.isfinite(y), np.abs(y), 0)
-    if op == "swiglu":
+    if op == "activate":
         return (2e-7 + 5 * U) * np.abs(y) + 1e-38
     return 0
 

@@ -236,6 +236,29 @@ class Portable:
             p = self.fma(p, r, constant(c, VF))
         return self.mul(p, self.b.bitcast(self.b.shl(self.b.bitcast(shifted, VI), constant(23, VI)), VF))
 
+    def odd(self, x: Value, limit: float, above: Sequence[float], below: Sequence[float]) -> Value:
+        """x P(x^2) / Q(x^2) of x clamped to +-limit, with the coefficients of P and Q from the constant on."""
+        x = self.max(constant(-limit, VF), x)
+        x = self.b.select(self.b.fcmp_ordered("<", constant(limit, VF), x), constant(limit, VF), x)
+        square, sums = self.mul(x, x), []
+        for coefficients in (above, below):
+            total = constant(coefficients[-1], VF)
+            for c in coefficients[-2::-1]:
+                total = self.fma(total, square, constant(c, VF))
+            sums.append(total)
+        return self.div(self.mul(x, sums[0]), sums[1])
+
+    def tanh(self, x: Value) -> Value:
+        """Relative error below 4e-7.  Coefficients: weighted least squares towards minimax, of the ratio to x."""
+        above = (1.0, 0.133810361, 0.00349560006, 2.06092621e-05, 1.33548816e-08)
+        return self.odd(x, 9.0, above, (1.0, 0.467143517, 0.0258770288, 0.00032856536, 7.77665442e-07))
+
+    def erf(self, x: Value) -> Value:
+        """The error function, relative error below 5e-7; coefficients as for tanh."""
+        above = (1.12837914, 0.193540781, 0.0531011661, 0.00388315548, 0.000284560871, 1.98680577e-06)
+        below = (1.0, 0.504853608, 0.115348217, 0.015206876, 0.00118552385, 3.74201525e-05)
+        return self.odd(x, 4.0, above, below)
+
     def within(self, value: Value, base: Value, low: Value, high: Value, fill: Value) -> Value:
         """Lane i keeps its value where low <= base + i <= high, and becomes `fill` elsewhere."""
         low, high = (self.splat(self.b.trunc(self.b.sub(limit, base), I32), VI) for limit in (low, high))

@@ -83,7 +83,9 @@ add, sub, mul, div, vmax, vmin = (
     method(name, f32x16, f32x16, f32x16) for name in ("add", "sub", "mul", "div", "max", "min")
 )
 fma = method("fma", f32x16, f32x16, f32x16, f32x16)
-vabs, exp, exp2, sqrt = (method(name, f32x16, f32x16) for name in ("abs", "exp", "exp2", "sqrt"))
+vabs, exp, exp2, sqrt, tanh, erf = (
+    method(name, f32x16, f32x16) for name in ("abs", "exp", "exp2", "sqrt", "tanh", "erf")
+)
 round_i32 = method("round_i32", i32x16, f32x16)
 add_i32 = method("add_i32", i32x16, i32x16, i32x16)
 zero_i32 = method("zero_i32", i32x16)

@@ -16,28 +16,70 @@ MAX_QUERY_ROWS = 128  # bounds the attention's scratch
 
 def inputs(b: "Builder", spec: Attention, i: int) -> list[str]:
     """The weights of q, k and v."""
-    return [b.use_weight(part, i) for part in "qkv"]
+    return [b.use_weight(part, i) for part in (("q", "k", "v") if spec.layout == "apart" else ("qkv",))]
 
 
 def inside(b: "Builder", spec: Attention, i: int) -> None:
     """From `h` to the heads' outputs side by side, and their records."""
     kv, label = b.program.kv_dtype, f"layer {i}"
-    query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    q, k, v = (b.buffer(part, columns) for part, columns in (("q", query), ("k", key), ("v", key)))
-    for part, y in zip("qkv", (q, k, v), strict=True):
-        b.linear(part, i, "h", y, own=True, barrier=ALWAYS if part == "v" else NEVER)
-    heads: dict[str, Any] = dict(
-        q=q, ldq=b.ld(q), k=k, v=v, ldk=b.ld(k), heads=spec.heads, kv_heads=spec.kv_heads, head_dim=spec.head_dim,
-        rope_dim=spec.rope.dim, table=b.rope(spec.rope), layer=_place(b, spec),
-    )  # fmt: skip
+    heads = _heads(b, spec, i)
     b.emit(f"rope_{kv}", label, barrier=LARGE, **heads)
     y = _outputs(b, spec)
     ld, records = b.ld(y), b.records(y, [b.use_weight("o", i)])
-    whole = spec.heads // spec.kv_heads * spec.head_dim % GROUP == 0  # heads that a thread has at once
-    b.emit(f"attention_{kv}", label, **heads, y=y, ldy=ld, scale=spec.head_dim**-0.5, window=spec.window or 0,
-           records=records if whole else None)  # fmt: skip
+    whole = spec.group * spec.head_dim % GROUP == 0  # heads that a thread has at once
+    scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
+    b.emit(f"attention_{kv}", label, **heads, y=y, ldy=ld, scale=scale, window=spec.window or 0, cap=spec.cap,
+           slopes=b.constant(spec.slopes), records=records if whole else None)  # fmt: skip
     if records and not whole:
         b.emit("quantize", label, x=y, ldx=ld, records=records, groups=ld // GROUP)
+
+
+def _heads(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
+    """The rows from `h` to q, k and v; -> the fields of rope and attention that say where and what they are."""
+    d, group, query, key = spec.head_dim, spec.group, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    q_step, k_step = group * d, d
+    if spec.layout == "apart":
+        names = [b.buffer(part, columns) for part, columns in (("q", query), ("k", key), ("v", key))]
+        for part, y in zip("qkv", names, strict=True):
+            b.linear(part, i, "h", y, own=True, barrier=ALWAYS if part == "v" else NEVER)
+        written = dict(zip(names, (query, key, key), strict=True))
+    else:
+        whole, places = b.buffer("qkv", query + 2 * key), (0, query, query + key)
+        if spec.layout == "grouped":
+            q_step = k_step = (group + 2) * d
+            places = (0, group * d, (group + 1) * d)
+        names = [b.part_of(whole, part, place) for part, place in zip("qkv", places, strict=True)]
+        b.linear("qkv", i, "h", whole, own=True)
+        written = {whole: query + 2 * key}
+    if spec.clip:
+        for name, n in written.items():
+            last = name == list(written)[-1]
+            b.emit("limit", f"layer {i} clip", x=name, ldx=b.ld(name), n=n, limit=spec.clip, soft=0,
+                   barrier=ALWAYS if last else NEVER)  # fmt: skip
+    q, k, v = names
+    return dict(
+        q=q, ldq=b.ld(q), q_step=q_step, k=k, v=v, ldk=b.ld(k), k_step=k_step, heads=spec.heads,
+        kv_heads=spec.kv_heads, head_dim=d, layer=_place(b, spec), **_positions(b, spec), **_norms(b, spec, i, q, k),
+    )  # fmt: skip
+
+
+def _positions(b: "Builder", spec: Attention) -> dict[str, Any]:
+    if spec.rope is None:
+        return dict(rope_dim=0, paired=0, table=None)
+    return dict(rope_dim=spec.rope.dim, paired=int(spec.rope.paired), table=b.rope(spec.rope))
+
+
+def _norms(b: "Builder", spec: Attention, i: int, q: str, k: str) -> dict[str, Any]:
+    """Norms of heads are rope's; those of all heads at once have rows of their own."""
+    norm = spec.qk_norm
+    if norm is None or spec.qk_norm_over == "all":
+        if norm is not None:
+            b.norm("q_norm", i, q, q, [], norm=norm, own=False, barrier=NEVER)
+            b.norm("k_norm", i, k, k, [], norm=norm, own=False, barrier=ALWAYS)
+        return dict(q_norm=None, k_norm=None, norm_step=0, norm_eps=0.0, norm_center=0)
+    q_norm, k_norm = (b.factors(part, i, norm) for part in ("q_norm", "k_norm"))
+    step = spec.head_dim if spec.qk_norm_over == "heads" else 0
+    return dict(q_norm=q_norm, k_norm=k_norm, norm_step=step, norm_eps=norm.eps, norm_center=int(norm.kind == "layer"))
 
 
 def output(b: "Builder", spec: Attention, i: int, y: str, accumulate: bool) -> None:
@@ -51,7 +93,7 @@ def _outputs(b: "Builder", spec: Attention) -> str:
 
 def _place(b: "Builder", spec: Attention) -> int:
     """Room for a layer's keys and values in a page, and for the kernel's scratch; -> bytes into the page."""
-    program, group = b.program, spec.heads // spec.kv_heads
+    program, group = b.program, spec.group
     place = program.page_bytes
     program.page_bytes += spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
     tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))

@@ -48,10 +48,10 @@ def inside2(b: "Builder", spec: Mamba2, i: int) -> None:
     b.linear("ssm_in", i, "h", zxbcdt, own=True)
     convolve(b, i, spec.conv, spec.taps, x=zxbcdt, y=x, at=n, gate_in=-1, gate_out=-1, silu=1, records=None)
     b.emit("head_scan", f"layer {i} scan", x=x, ldx=b.ld(x), dt=zxbcdt, lddt=b.ld(zxbcdt), y=y,
-           a=b.param("ssm.A_log", i, decays), d=b.param("ssm.D", i), bias=b.param("ssm.dt_bias", i), heads=spec.heads,
+           a=b.changed("ssm.A_log", i, decays), d=b.param("ssm.D", i), bias=b.param("ssm.dt_bias", i), heads=spec.heads,
            head_dim=spec.head_dim, groups=spec.groups, states=spec.states, low=spec.low, high=spec.high,
            state=b.state(spec.head_dim, spec.states, spec.heads))  # fmt: skip
-    b.emit("silu_norm", f"layer {i} ssm_norm", x=y, ldx=b.ld(y), gate=zxbcdt, ldg=b.ld(zxbcdt),
+    b.emit("silu_rms", f"layer {i} ssm_norm", x=y, ldx=b.ld(y), gate=zxbcdt, ldg=b.ld(zxbcdt),
            weight=b.param("ssm_norm", i), y=y, ldy=b.ld(y), n=n, parts=spec.groups, eps=spec.eps,
            records=b.records(y, [b.use_weight("ssm_out", i)]))  # fmt: skip
 

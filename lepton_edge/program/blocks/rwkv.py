@@ -1,6 +1,5 @@
 """RWKV 4 and 7: every product reads the token mixed with the one before it, each in parts of its own."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,8 @@ __all__ = [
 ]  # fmt: skip
 
 Floats = NDArray[np.float32]
+# RWKV 4 says how much of the token itself there is, and the kernel takes how much of the one before: 1 - weight.
+OTHER_PART = dict(scale=-1.0, plus=-1.0)
 
 
 def inputs(b: "Builder", spec: Any, i: int) -> list[str]:
@@ -31,10 +32,10 @@ def inputs(b: "Builder", spec: Any, i: int) -> list[str]:
 def inside4(b: "Builder", spec: TimeMix4, i: int) -> None:
     """From `h` to the decaying means, and their records."""
     reads = {"time_r": "time.time_mix_receptance", "time_k": "time.time_mix_key", "time_v": "time.time_mix_value"}
-    xr, xk, xv = mixed(b, i, reads, other_part)
+    xr, xk, xv = mixed(b, i, reads, **OTHER_PART)
     r, k, v, y = (b.buffer(name, spec.width) for name in ("r", "k", "v", "wkv"))
     products(b, i, {"time_r": (xr, r), "time_k": (xk, k), "time_v": (xv, v)})
-    b.emit("wkv4", f"layer {i} wkv", r=r, k=k, v=v, y=y, ld=b.ld(y), decay=b.param("time.time_decay", i, minus_exp),
+    b.emit("wkv4", f"layer {i} wkv", r=r, k=k, v=v, y=y, ld=b.ld(y), decay=b.changed("time.time_decay", i, minus_exp),
            first=b.param("time.time_first", i), state=b.state(spec.width, 3),
            records=b.records(y, [b.use_weight("time_o", i)]))  # fmt: skip
 
@@ -42,7 +43,7 @@ def inside4(b: "Builder", spec: TimeMix4, i: int) -> None:
 def channels4(b: "Builder", spec: ChannelMix4, i: int) -> None:
     """From `h` to relu(k)^2 and its records, and to r."""
     reads = {"channel_r": "channel.time_mix_receptance", "channel_k": "channel.time_mix_key"}
-    xr, xk = mixed(b, i, reads, other_part)
+    xr, xk = mixed(b, i, reads, **OTHER_PART)
     r, k = b.buffer("r", b.spec.hidden), b.buffer("channel", spec.width)
     products(b, i, {"channel_r": (xr, r), "channel_k": (xk, k)})
     activate(b, i, "channel_v", k, "relu2")
@@ -79,9 +80,9 @@ def inside7(b: "Builder", spec: TimeMix7, i: int) -> None:
     high = {"w": w, "a": a, "g": g, "v": mix}
     products(b, i, {f"time_{name}2": (low[name], str(high[name])) for name in maps})
     heads: dict[str, Any] = dict(ld=b.ld(y), heads=spec.heads, head_dim=spec.head_dim)
-    b.emit("wkv7_inputs", f"layer {i} inputs", w=w, k=k, a=a, kk=kk, v=v, v_first=None if first else "v_first", mix=mix,
+    b.emit("wkv7_inputs", f"layer {i} inputs", decay=w, k=k, a=a, kk=kk, v=v, v_first=None if first else "v_first", mix=mix,
            k_k=b.param("time.k_k", i), k_a=b.param("time.k_a", i), **heads)  # fmt: skip
-    b.emit("wkv7", f"layer {i} wkv", r=r, w=w, k=k, v=v, kk=kk, a=a, y=y,
+    b.emit("wkv7", f"layer {i} wkv", r=r, decay=w, k=k, v=v, kk=kk, a=a, y=y,
            state=b.state(spec.head_dim, spec.head_dim, spec.heads), **heads)  # fmt: skip
     b.emit("wkv7_output", f"layer {i} output", y=y, r=r, k=k, v=v, gate=g, r_k=b.param("time.r_k", i),
            weight=b.param("time_norm", i), bias=b.param("time_norm.bias", i), eps=spec.eps,
@@ -110,9 +111,7 @@ def output(b: "Builder", spec: TimeMix4 | TimeMix7, i: int, y: str, accumulate: 
     b.linear("time_o", i, b.buffer("wkv", width), y, accumulate=accumulate)
 
 
-def mixed(
-    b: "Builder", i: int, reads: dict[Any, str], change: Callable[[Floats], Floats] | None = None
-) -> list[str]:
+def mixed(b: "Builder", i: int, reads: dict[Any, str], **changed: float) -> list[str]:
     """`h` mixed with the token before it, for each of `reads`: the weights that read it -> the parameter that says in
     what parts; -> the activations' names."""
     n, made = b.spec.hidden, []
@@ -121,7 +120,7 @@ def mixed(
     for count, (weights, part) in enumerate(reads.items(), 1):
         y = b.buffer(f"mixed{count}", n)
         names = [b.use_weight(name, i) for name in ([weights] if isinstance(weights, str) else weights)]
-        b.emit("mix", f"layer {i} mix", x="h", d=d, weight=b.param(part, i, change), y=y, ld=b.ld(y),
+        b.emit("mix", f"layer {i} mix", x="h", d=d, weight=b.param(part, i, **changed), y=y, ld=b.ld(y),
                records=b.records(y, names), barrier=ALWAYS if count == len(reads) else NEVER)  # fmt: skip
         made.append(y)
     return made
@@ -135,16 +134,15 @@ def products(b: "Builder", i: int, of: dict[str, tuple[str, str]]) -> None:
 
 def activate(b: "Builder", i: int, reader: str, y: str, function: str | None) -> None:
     """y = function(y), as the weight `reader` reads it."""
-    records, ld = b.records(y, [b.use_weight(reader, i)]), b.ld(y)
-    if function is not None:
-        b.emit("activate", f"layer {i} {function}", y=y, ld=ld, kind=ACTIVATIONS.index(function), records=records)
-    elif records:
-        b.emit("quantize", f"layer {i}", x=y, ldx=ld, records=records, groups=ld // GROUP)
-
-
-def other_part(weight: Floats) -> Floats:
-    """RWKV 4 says how much of the token itself there is, and the kernel takes how much of the one before."""
-    return (1 - weight.astype(np.float64)).astype(np.float32)
+    readers, n, ld = [b.use_weight(reader, i)], b.program.buffers[y].columns, b.ld(y)
+    if function is None:
+        b.quantize(f"layer {i}", y, readers)
+    elif function == "relu2":
+        b.emit("activate", f"layer {i} {function}", gate=y, up=None, ldx=ld, y=y, ldy=ld, n=n,
+               activation=ACTIVATIONS.index(function), records=b.records(y, readers), groups=ld // GROUP)  # fmt: skip
+    else:
+        b.emit("squash", f"layer {i} {function}", y=y, ld=ld, n=n, logistic=int(function == "sigmoid"),
+               records=b.records(y, readers))  # fmt: skip
 
 
 def minus_exp(decay: Floats) -> Floats:

@@ -1,0 +1,51 @@
+"""OLMo (arXiv:2402.00838: norms without weights), OLMo 2 (arXiv:2501.00656: norms behind, q and k normed) and OLMo 3
+(windows on three of four layers)."""
+
+from dataclasses import replace
+from typing import Any
+
+from .decoder import change_attention, modules, read_decoder, read_kinds, windows_of
+from .fields import Fields
+from .rope import read_rope
+from .spec import Attention, DecoderSpec, Norm
+
+__all__ = ["read", "read_olmo2", "read_olmo3"]
+
+
+def read(fields: Fields) -> DecoderSpec:
+    """The spec of an OlmoForCausalLM config."""
+    bias = fields.flag("attention_bias", default=False)
+    clip = fields.number_or_null("clip_qkv", 0.0, 1e9, None) or 0.0
+    return read_decoder(
+        fields.without("rms_norm_eps"), "olmo", norm=Norm(1e-5, "layer", weight=False), rope={},
+        attention=dict(qkv_bias=bias, o_bias=bias, clip=clip),
+    )  # fmt: skip
+
+
+def read_olmo2(fields: Fields) -> DecoderSpec:
+    """The spec of an Olmo2ForCausalLM config."""
+    return _read_after(fields, "olmo2")
+
+
+def read_olmo3(fields: Fields) -> DecoderSpec:
+    """The spec of an Olmo3ForCausalLM config; only layers of full attention stretch their positions."""
+    kinds = read_kinds(fields, fields.integer("num_hidden_layers", 1, 4096), 4)
+    full = dict(theta=500000.0, kind="full_attention")
+    spec = _read_after(fields, "olmo3", rope=full, windows=lambda f, n: windows_of(f, kinds, 4096))
+    head_dim = spec.attentions[0].head_dim
+    near, _ = read_rope(fields.without("rope_scaling"), head_dim, spec.context, theta=5e5, kind="sliding_attention")
+
+    def by_kind(i: int, attention: Attention) -> Attention:
+        return attention if kinds[i] == "full_attention" else replace(attention, rope=near)
+
+    return change_attention(spec, by_kind)
+
+
+def _read_after(fields: Fields, family: str, **options: Any) -> DecoderSpec:
+    norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-5))
+    bias = fields.flag("attention_bias", default=False)
+    names = modules(attn_post_norm="post_attention_layernorm", ffn_post_norm="post_feedforward_layernorm")
+    return read_decoder(
+        fields, family, norm=norm, norm_before=False, norm_after=True, names=names,
+        attention=dict(qkv_bias=bias, o_bias=bias, qk_norm=norm, qk_norm_over="all"), **{"rope": {}, **options},
+    )  # fmt: skip

@@ -1,0 +1,120 @@
+"""Every architecture against transformers: golden logits, chunks, batches, packed weights. The families are data.
+
+Tolerances: f32 is what the project promises, 1e-5 relative; packed weights are held against the reference executor on
+the same weights, with the bound that test_formats.py derives (int8 activations in each of 4 L + 1 products).
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.families import BY_NAME, FAMILIES, Family, checksum, load, token_ids, write_folder
+
+from lepton_edge.checkpoint.store import Checkpoint
+from lepton_edge.models.registry import families, spec_of
+from lepton_edge.program.reference import Reference
+from lepton_edge.quant.quantize import quantize_folder
+from lepton_edge.runtime import Engine
+
+TOLERANCE, SLACK, INT8 = 1e-5, 2.0, 0.0075
+GOLDEN = cache(load)
+ELSEWHERE = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}  # in recipe.py
+WITHOUT_GOLDEN = {"MiniCPMForCausalLM"}  # transformers has no code of its own for it: see below
+
+
+@pytest.fixture
+def folder(family: Family, tmp_path: Path) -> Path:
+    return write_folder(family, tmp_path / family.name)
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[Engine]:
+    with Checkpoint.open(folder) as checkpoint:
+        engine = Engine.load(checkpoint, spec_of(checkpoint), threads=1)
+        yield engine
+        engine.close()
+
+
+def feed(engine: Engine | Reference, slot: int, ids: np.ndarray, chunk: int) -> np.ndarray:
+    """The logits of all tokens, appended to a sequence `chunk` at a time."""
+    rows = []
+    for start in range(0, len(ids), chunk):
+        part, first = ids[start : start + chunk], engine.length(slot)
+        rows.append(engine.forward(part, [slot] * len(part), range(first, first + len(part)), range(len(part))))
+    return np.concatenate(rows)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
+
+
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def test_every_architecture_is_here() -> None:
+    assert {family.config["architectures"][0] for family in FAMILIES} | ELSEWHERE | WITHOUT_GOLDEN == set(families())
+
+
+@each_family
+def test_logits_are_those_of_transformers(family: Family, engine: Engine) -> None:
+    """In one go, one by one, and in a batch with another sequence."""
+    golden, (noise, check), ids = GOLDEN()[family.name], GOLDEN()[f"{family.name} about"], token_ids(family)
+    assert int(check) == checksum(family), "the family changed: run tools/make_golden.py families"
+    assert noise < 3e-6
+    whole = feed(engine, engine.open(), ids, len(ids))
+    assert relative(whole, golden) <= TOLERANCE
+    assert relative(feed(engine, engine.open(), ids, 1), golden) <= TOLERANCE
+    a, b = engine.open(), engine.open()
+    n, m = len(ids), len(ids) // 2
+    slots, positions = [a] * n + [b] * m, [*range(n), *range(m)]
+    order = np.argsort(np.array(positions), kind="stable")
+    both = np.concatenate([ids, ids[::-1][:m]])
+    found = np.empty((n + m, whole.shape[1]), np.float32)
+    found[order] = engine.forward(both[order], np.array(slots)[order], np.array(positions)[order], range(n + m))
+    assert relative(found[:n], whole) <= TOLERANCE
+    assert relative(found[n:], feed(engine, engine.open(), ids[::-1][:m], m)) <= TOLERANCE
+
+
+@each_family
+@pytest.mark.parametrize("format", ["q8", "q4"])
+def test_packed(family: Family, folder: Path, format: str, tmp_path: Path) -> None:
+    """A packed folder runs without copies of its matrices, and as its own weights say."""
+    with Checkpoint.open(folder) as checkpoint:
+        spec = spec_of(checkpoint)
+        quantize_folder(folder, tmp_path / "packed", format, matrices=spec.matrices(), transposed=spec.transposed())
+    ids = token_ids(family)[:24]
+    with Checkpoint.open(tmp_path / "packed") as checkpoint:
+        engine = Engine.load(checkpoint, spec_of(checkpoint), threads=1, kv_dtype="f32")
+        try:
+            for weight in engine.program.weights.values():
+                name = weight.name.partition("[")[0]
+                assert np.shares_memory(weight.data, checkpoint.bytes(name)), f"{name} was copied"
+            found = feed(engine, engine.open(), ids, len(ids))
+            steps = feed(engine, engine.open(), ids, 1)
+            plain = Reference(engine.program, engine.spec)
+            expected = feed(plain, plain.open(), ids, len(ids))
+        finally:
+            engine.close()
+    bound = SLACK * np.sqrt(4 * len(engine.spec.layers) + 1) * INT8
+    assert relative(found, expected) <= bound
+    assert relative(steps, expected) <= bound
+
+
+def test_transposed_matrices_in_f16_stay_as_they_are_stored(tmp_path: Path) -> None:
+    """GPT-2's lie as [inputs, outputs]: only packing turns them round."""
+    family = BY_NAME["gpt2"]
+    folder = write_folder(family, tmp_path / "model")
+    with Checkpoint.open(folder) as checkpoint:
+        spec = spec_of(checkpoint)
+        name = spec.names.name("qkv", 0)
+        assert checkpoint.info(name).shape == (60, 180) and checkpoint.shape(name) == (180, 60)
+        values = checkpoint.weight(name).to_f32()
+    names = dict(matrices=spec.matrices(), transposed=spec.transposed())
+    quantize_folder(folder, tmp_path / "half", "f16", **names)
+    quantize_folder(folder, tmp_path / "mixed", "q8", keep=["c_attn=f16"], **names)
+    for made in ("half", "mixed"):
+        with Checkpoint.open(tmp_path / made) as checkpoint:
+            assert spec_of(checkpoint) == spec and checkpoint.info(name).shape == (60, 180)
+            np.testing.assert_array_equal(checkpoint.weight(name).to_f32(), values.astype(np.float16))

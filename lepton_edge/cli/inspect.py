@@ -87,12 +87,13 @@ def _layers(spec: "DecoderSpec") -> dict[str, str]:
     """What the layers are made of."""
     kinds = Counter(type(layer.mixer).__name__ for layer in spec.layers)
     mixers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    found = {"layers": f"{len(spec.layers)} of width {spec.hidden}: {mixers}"}
+    plain = list(kinds) == ["Attention"]
+    found = {"layers": f"{len(spec.layers)} of width {spec.hidden}" + ("" if plain else f": {mixers}")}
     feed_forward = spec.layers[0].feed_forward
     bias = getattr(feed_forward, "bias", False)
     if feed_forward is not None:
         activation = getattr(feed_forward, "activation", type(feed_forward).__name__)
-        found["layers"] += f"; feed-forward {getattr(feed_forward, 'width', '')} ({activation})"
+        found["layers"] += f", feed-forward {getattr(feed_forward, 'width', '')} ({activation})"
     if spec.attentions:
         attention = spec.attentions[0]
         windows = sorted({found.window for found in spec.attentions if found.window is not None})

@@ -80,8 +80,8 @@ def inside7(b: "Builder", spec: TimeMix7, i: int) -> None:
     high = {"w": w, "a": a, "g": g, "v": mix}
     products(b, i, {f"time_{name}2": (low[name], str(high[name])) for name in maps})
     heads: dict[str, Any] = dict(ld=b.ld(y), heads=spec.heads, head_dim=spec.head_dim)
-    b.emit("wkv7_inputs", f"layer {i} inputs", decay=w, k=k, a=a, kk=kk, v=v, v_first=None if first else "v_first", mix=mix,
-           k_k=b.param("time.k_k", i), k_a=b.param("time.k_a", i), **heads)  # fmt: skip
+    b.emit("wkv7_inputs", f"layer {i} inputs", decay=w, k=k, a=a, kk=kk, v=v, v_first=None if first else "v_first",
+           mix=mix, k_k=b.param("time.k_k", i), k_a=b.param("time.k_a", i), **heads)  # fmt: skip
     b.emit("wkv7", f"layer {i} wkv", r=r, decay=w, k=k, v=v, kk=kk, a=a, y=y,
            state=b.state(spec.head_dim, spec.head_dim, spec.heads), **heads)  # fmt: skip
     b.emit("wkv7_output", f"layer {i} output", y=y, r=r, k=k, v=v, gate=g, r_k=b.param("time.r_k", i),

@@ -135,7 +135,7 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         label = row.label.replace("layer ", "L")
         rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
     barriers = sum(row.barrier == ALWAYS for row in program.rows)
-    activations = sum(buffer.token_bytes for buffer in program.buffers.values())
+    activations = sum(buffer.token_bytes for buffer in program.buffers.values() if buffer.within is None)
     return "\n".join(
         [
             table(["#", "op", "part", "weight", "size", "reads->writes"], rows, "><<>><"),

@@ -122,3 +122,17 @@ def test_transposed_matrices_in_f16_stay_as_they_are_stored(tmp_path: Path) -> N
         with Checkpoint.open(tmp_path / made) as checkpoint:
             assert spec_of(checkpoint) == spec and checkpoint.info(name).shape == (60, 180)
             np.testing.assert_array_equal(checkpoint.weight(name).to_f32(), values.astype(np.float16))
+
+
+@pytest.mark.parametrize("format", ["f32", "q8"])
+@pytest.mark.parametrize("name", ["neox", "phi", "gemma2", "olmo2", "bloom", "mpt_odd", "qwen3_gqa", "phi3"])
+def test_threads_do_not_matter(name: str, format: str, tmp_path: Path) -> None:
+    """Every order of parts and norms, in one go and in small steps: bit by bit what one thread gives."""
+    ids, found = token_ids(BY_NAME[name])[:12], []
+    with Checkpoint.open(write_folder(BY_NAME[name], tmp_path / name)) as checkpoint:
+        for threads in (1, 3):
+            engine = Engine.load(checkpoint, spec_of(checkpoint), format=format, threads=threads, kv_dtype="f32")
+            found.append([feed(engine, engine.open(), ids, chunk) for chunk in (12, 1)])
+            engine.close()
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, three)

@@ -122,7 +122,7 @@ class Fields:
     def numbers(
         self, name: str, length: int, low: float, high: float, default: tuple[float, ...] | None = None
     ) -> tuple[float, ...]:  # fmt: skip
-        """A list of `length` numbers in low..high; infinity may be {"__float__": "Infinity"}, as transformers has it."""
+        """A list of `length` numbers in low..high; infinity may be {"__float__": "Infinity"}, as in transformers."""
         values = self._present(name, None if default is None else list(default))
         if not isinstance(values, list) or len(values) != length:
             raise self.error(name, f"a list of {length} numbers")

@@ -6,7 +6,7 @@ import os
 import reprlib
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lepton_edge.errors import ModelError
 
@@ -46,7 +46,7 @@ def parse_object(raw: bytes, path: Path, error: type[ModelError], what: str = "J
         value = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
+            parse_constant=_constant,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as cause:
@@ -68,7 +68,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _refuse_constant(text: str) -> NoReturn:
+def _constant(text: str) -> float:
+    """Infinity, which transformers writes for a limit that is none, for a reader to check; no other."""
+    if text == "Infinity":
+        return math.inf
     raise ValueError(f"{text} is not a JSON number")
 
 

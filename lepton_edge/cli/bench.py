@@ -177,7 +177,7 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     checkpoint: Checkpoint | RandomCheckpoint
     if arguments.shape:
         spec = spec_from_config(SHAPES[arguments.shape], f"--shape {arguments.shape}")
-        checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED)
+        checkpoint = RandomCheckpoint(spec.tensors(), arguments.format or "q4", SEED, spec.matrices())
     else:
         checkpoint = Checkpoint.open(model_folder(arguments.model))
         spec = spec_of(checkpoint)
@@ -201,10 +201,12 @@ def _runs(engine: "Engine", test: Test, depth: int, repeat: int) -> Iterator[flo
     tokens = np.random.default_rng(SEED).integers(0, engine.vocab, (batch, depth + test.n), dtype=np.int32)
     slots = [engine.open() for _ in range(batch)]
     try:
-        _feed(engine, slots, tokens[:, :depth], 0, engine.max_batch // batch)
-        for _ in range(repeat + 1):
+        for run in range(repeat + 1):
+            fresh = run == 0 or not engine.can_truncate  # a state cannot go back: the depth is fed again
             for slot in slots:
-                engine.truncate(slot, depth)
+                engine.truncate(slot, 0 if fresh else depth)
+            if fresh:
+                _feed(engine, slots, tokens[:, :depth], 0, engine.max_batch // batch)
             started = time.perf_counter()
             _feed(engine, slots, tokens[:, depth:], depth, test.chunk)
             yield time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -62,11 +62,6 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         nbytes[format] += checkpoint.bytes(name).nbytes
     parameters, total = sum(counts.values()), sum(nbytes.values())
     formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
-    attention, feed_forward = spec.attentions[0], spec.layers[0].feed_forward
-    windows = sorted({found.window for found in spec.attentions if found.window is not None})
-    biases = [part for part, on in (("q, k, v", attention.qkv_bias), ("o", attention.o_bias),
-                                    ("mlp", feed_forward.bias)) if on]  # fmt: skip
-    cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
     unused = len(checkpoint.names - shapes.keys())
     found = {
         "folder": str(checkpoint.folder),
@@ -74,14 +69,9 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "parameters": f"{parameters:,} in {len(shapes)} tensors" + (f"; {unused} more are not used" if unused else ""),
         "weights": f"{size(total)}, {8 * total / parameters:.2f} bits a parameter: {formats}",
         "files": ", ".join(file.path.name for file in checkpoint.files),
-        "layers": f"{len(spec.layers)} of width {spec.hidden}, feed-forward {feed_forward.width} "
-        f"({feed_forward.activation})",
-        "attention": f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
-        + (f"; window {', '.join(map(str, windows))}" if windows else "")
-        + (f"; biases on {', '.join(biases)}" if biases else ""),
+        **_layers(spec),
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
-        "context": f"{spec.context} tokens{_positions(attention)}",
-        "cache": f"{size(2 * cached)} a token at 16 bits",
+        **_context(spec),
     }
     return facts(found)
 
@@ -91,6 +81,41 @@ def _positions(attention: "Attention") -> str:
     if rope is None:
         return "; ALiBi" if attention.slopes else ""
     return f"; rope theta {rope.theta:g}" + (f", scaling {rope.scaling.kind}" if rope.scaling else "")
+
+
+def _layers(spec: "DecoderSpec") -> dict[str, str]:
+    """What the layers are made of."""
+    kinds = Counter(type(layer.mixer).__name__ for layer in spec.layers)
+    mixers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    plain = list(kinds) == ["Attention"]
+    found = {"layers": f"{len(spec.layers)} of width {spec.hidden}" + ("" if plain else f": {mixers}")}
+    feed_forward = spec.layers[0].feed_forward
+    bias = getattr(feed_forward, "bias", False)
+    if feed_forward is not None:
+        activation = getattr(feed_forward, "activation", type(feed_forward).__name__)
+        found["layers"] += f", feed-forward {getattr(feed_forward, 'width', '')} ({activation})"
+    if spec.attentions:
+        attention = spec.attentions[0]
+        windows = sorted({found.window for found in spec.attentions if found.window is not None})
+        on = (("q, k, v", attention.qkv_bias), ("o", attention.o_bias), ("mlp", bias))
+        biases = [part for part, has in on if has]
+        found["attention"] = (
+            f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
+            + (f"; window {', '.join(map(str, windows))}" if windows else "")
+            + (f"; biases on {', '.join(biases)}" if biases else "")
+        )
+    return found
+
+
+def _context(spec: "DecoderSpec") -> dict[str, str]:
+    """How many tokens a sequence may have, and what they cost."""
+    if not spec.attentions:
+        return {"context": f"{spec.context} tokens in a state of one size"}
+    cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
+    return {
+        "context": f"{spec.context} tokens{_positions(spec.attentions[0])}",
+        "cache": f"{size(2 * cached)} a token at 16 bits",
+    }
 
 
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
@@ -118,7 +143,9 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
             f"{len(program.rows)} operations, {barriers} barriers in a step of one token",
             f"weights      {size(program.weight_bytes)}; a step of one token reads {size(program.step_bytes)}",
             f"activations  {size(activations)} a token",
-            f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}",
+            *([f"cache        {size(program.page_bytes)} a page of {PAGE} positions, in {kv_dtype}"]
+              if program.page_bytes else []),
+            *([f"state        {size(program.state_bytes)} a sequence"] if program.state_bytes else []),
         ]
     )
 
@@ -132,5 +159,6 @@ def _flow(op: str, values: Mapping[str, object]) -> str:
     reads = [buffer for field, buffer in named.items() if field not in outputs]
     plus = "+" if values.get("accumulate") else ""
     writes = [plus + buffer for field, buffer in named.items() if field in outputs]
-    # quantize is the one op whose only output is its records; rope writes the cache and turns q in place.
-    return f"{','.join(reads)}->{','.join(writes or ['q', 'cache'])}"
+    if op.startswith("rope"):
+        writes = ["q", "cache"]  # it turns q in place
+    return f"{','.join(reads)}->{','.join(writes or reads)}"  # what names no output works in place

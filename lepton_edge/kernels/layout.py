@@ -45,12 +45,14 @@ def attention_scratch(rows: int, head_dim: int) -> int:
 # The executor's context: byte offsets of its int64 fields.
 (
     PROGRAM, ROWS, THREADS, SYNC, SCRATCH, SCRATCH_STRIDE, YIELD, COUNTS, IDS, POSITIONS, SLOTS, PICKS, PAGES,
-    PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS,
-) = (8 * i for i in range(18))  # fmt: skip
-CONTEXT_FIELDS = 18
-# COUNTS points at [tokens, wanted tokens, attention tiles, 1 for a small step]; TILES at pairs (first token, tokens);
-# HEATS at a float32 for each wanted token, 1 / its temperature. STAMPS is 0 or points
-# at clocks [threads, ROWS + 1, 2]: when a thread began its share of each row, and ended it; at ROWS, the end.
+    PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS, FIRSTS, NEXT, STATES,
+) = (8 * i for i in range(21))  # fmt: skip
+CONTEXT_FIELDS = 21
+# COUNTS points at [tokens, wanted tokens, attention tiles, 1 for a small step, sequences]; TILES at pairs (first token,
+# tokens); FIRSTS at the first token of each sequence, NEXT at the token that follows each token in its sequence (-1
+# for none); STATES at the address of each slot's state; HEATS at a float32 for each wanted token, 1 / its temperature.
+# STAMPS is 0 or points at clocks [threads, ROWS + 1, 2]: when a thread began its share of each
+# row, and ended it; at ROWS, the end.
 
 # A small step is of at most so many tokens, each of another sequence. In it every thread computes norms for itself, and
 # rotates and stores a head where it attends to it: that costs less than waiting for the others.

@@ -77,6 +77,34 @@ OPS: dict[str, Op] = {
         _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
         # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)
         _op("limit", "x:a ldx n limit:f soft"),
+        # Ops with a state beside each sequence: `state` is where a row's part of it begins, in bytes.
+        # y[t] = the causal convolution of x[t] (times what lies at `gate_in` of the same row), through silu or times
+        # what lies at `gate_out`; offsets in floats, -1 for no gate; and as int8 groups where `records` is given
+        _op("short_conv", "x:a ldx at gate_in gate_out silu n taps weight:p bias:p state y:a ldy records:a"),
+        # y[t] = a selective scan of x[t] with steps softplus(dt[t]), times silu of the gate at z[t]; B and C lie
+        # at `at` of bc[t]; y may be x; and as int8 groups where `records` is given
+        _op("selective_scan", "x:a dt:a y:a ld bc:a ldbc at z:a ldz a:p d:p n states state records:a"),
+        # y[t] = the same with one decay for each head; x, B and C lie side by side in x[t], steps end the row dt[t]
+        _op("head_scan", "x:a ldx dt:a lddt y:a a:p d:p bias:p heads head_dim groups states state low:f high:f"),
+        # y[t] = x[t] * silu(gate[t]), each of `parts` parts of it normalised, * weight; gates begin their rows
+        _op("silu_rms", "x:a ldx gate:a ldg weight:p y:a ldy n parts eps:f records:a"),
+        # y[t] = x of the token before - x[t]
+        _op("token_shift", "x:a y:a ld state"),
+        # y[t] = x[t] + weight * d[t], and as int8 groups where `records` is given
+        _op("mix", "x:a d:a weight:p y:a ld records:a"),
+        # y[t] = tanh(y[t]), or sigmoid(y[t]) where `logistic`, and as int8 groups where `records` is given
+        _op("squash", "y:a ld n logistic records:a"),
+        # y[t] += sigmoid(gate[t]) * x[t]
+        _op("sigmoid_add", "gate:a x:a y:a ld"),
+        # y[t] = sigmoid(r[t]) * the mean of all v up to t, weighted by e^k and what is left of it; RWKV 4
+        _op("wkv4", "r:a k:a v:a y:a ld decay:p first:p state records:a"),
+        # in place, for each head: the decay, k = the key, a = what it removes, kk = its direction, v mixed with
+        # that of the first layer (by `mix`, where given); RWKV 7
+        _op("wkv7_inputs", "decay:a k:a a:a kk:a v:a v_first:a mix:a ld k_k:p k_a:p heads head_dim"),
+        # y[t] = S r[t], S being S diag(decay[t]) - (S kk[t]) a[t]^T + v[t] k[t]^T
+        _op("wkv7", "r:a decay:a k:a v:a kk:a a:a y:a ld heads head_dim state"),
+        # y[t] = (norm of each head of y[t] * weight + bias + (r k r_k) v) * gate
+        _op("wkv7_output", "y:a r:a k:a v:a gate:a ld r_k:p weight:p bias:p heads head_dim eps:f records:a"),
         # y[m] = x[wanted[m]]
         _op("gather", "x:a ldx y:a ldy n"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated

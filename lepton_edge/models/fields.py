@@ -1,5 +1,6 @@
 """Typed access to the fields of a config.json: every value is checked before anything is computed from it."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from ..errors import ConfigError, UnsupportedModelError
 
 __all__ = ["Fields"]
 
+MOST = 200  # characters of a value in a message
 ADVICE = "compare the file with the original model's"
 
 
@@ -82,6 +84,10 @@ class Fields:
             return None
         return self.number(name, low, high, default)
 
+    def integer_or(self, name: str, word: str, low: int, high: int, default: int) -> int:
+        """A whole number in low..high; the default where the field is absent or says `word`."""
+        return default if self._values.get(self._name(name)) == word else self.integer(name, low, high, default)
+
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         """A finite number in low..high (both included); whole numbers count."""
         value = self._present(name, default)
@@ -113,11 +119,14 @@ class Fields:
             raise self.error(name, f"{length} entries, not {len(value)}")
         return value
 
-    def numbers(self, name: str, length: int, low: float, high: float) -> tuple[float, ...]:
-        """A list of `length` numbers in low..high."""
-        values = self._present(name, None)
+    def numbers(
+        self, name: str, length: int, low: float, high: float, default: tuple[float, ...] | None = None
+    ) -> tuple[float, ...]:  # fmt: skip
+        """A list of `length` numbers in low..high; infinity may be {"__float__": "Infinity"}, as in transformers."""
+        values = self._present(name, None if default is None else list(default))
         if not isinstance(values, list) or len(values) != length:
             raise self.error(name, f"a list of {length} numbers")
+        values = [math.inf if value == {"__float__": "Infinity"} else value for value in values]
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise self.error(name, f"numbers from {low:g} to {high:g}")
@@ -151,13 +160,13 @@ class Fields:
     def error(self, name: str, expected: str) -> ConfigError:
         """The error for a field whose value is wrong (to be raised by the caller)."""
         name = self._name(name)
-        value = f"is {reprlib.repr(self._values[name])}" if name in self._values else "is missing"
+        value = f"is {_brief(self._values[name])}" if name in self._values else "is missing"
         return ConfigError(f"{self._where}: {self._prefix}{name} {value}; expected {expected}; {ADVICE}")
 
     def unsupported(self, name: str, supported: str) -> UnsupportedModelError:
         """The error for a field that asks for what lepton_edge does not have (to be raised by the caller)."""
         name = self._name(name)
-        value = reprlib.repr(self._values.get(name))
+        value = _brief(self._values.get(name))
         return UnsupportedModelError(
             f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; "
             "use a model without it"
@@ -173,3 +182,9 @@ class Fields:
         if value is None:
             raise self.error(name, "a value")
         return value
+
+
+def _brief(value: Any) -> str:
+    """A value as a message shows it."""
+    text = reprlib.repr(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 3]}..."

@@ -7,11 +7,11 @@ in `program/blocks/`.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from .rope import RopeSpec
 
-__all__ = ["HF_MODULES", "Attention", "DecoderSpec", "FeedForward", "Layer", "Mixer", "Names", "Norm", "Parts"]
+__all__ = ["HF_MODULES", "Attention", "Block", "DecoderSpec", "FeedForward", "Layer", "Names", "Norm", "Parts"]
 
 HF_MODULES: Mapping[str, str] = {
     "embed": "model.embed_tokens",
@@ -152,15 +152,23 @@ class FeedForward:
         return parts | linear("down", hidden, self.width, self.bias)
 
 
-Mixer = Attention  # | ShortConvolution | ...
+class Block(Protocol):
+    """What a mixer and a feed-forward have in common.  PARAMETERS: parts that are never packed, whatever the shape."""
+
+    PARAMETERS: ClassVar[tuple[str, ...]]
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        ...
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)), unless `DecoderSpec` says otherwise."""
+    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)) where there is one, unless `DecoderSpec` says
+    otherwise."""
 
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: Block
+    feed_forward: Block | None
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,8 @@ class DecoderSpec:
         """The parts of layer i."""
         layer, parts = self.layers[i], Parts()
         for name, part in (("attn", layer.mixer), ("ffn", layer.feed_forward)):
+            if part is None:
+                continue
             if self.norm_before and not (name == "ffn" and self.parallel == 1):
                 parts |= self.norm.parts(f"{name}_norm", self.hidden)
             parts |= part.parts(self.hidden)
@@ -253,7 +263,7 @@ class DecoderSpec:
 
     def _parameters(self, layer: int) -> tuple[str, ...]:
         parts = self.layers[layer]
-        return parts.mixer.PARAMETERS + parts.feed_forward.PARAMETERS
+        return parts.mixer.PARAMETERS + (parts.feed_forward.PARAMETERS if parts.feed_forward else ())
 
     def _parts(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
         """Every part with its layer, or None, and its shape."""

@@ -15,9 +15,12 @@ from ..models.rope import RopeSpec
 from ..models.spec import DecoderSpec, Norm
 from ..quant.formats import get_format
 from .blocks import BLOCKS
+from .recurrent import blocked
 from .table import Buffer, Program, Row, pad
 
 __all__ = ["Builder", "build_decoder"]
+
+Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def build_decoder(spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> Program:
@@ -70,10 +73,10 @@ class Builder:
         """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)), in the order and with the norms of the family."""
         spec, layer = self.spec, self.spec.layers[i]
         both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
-        parts = [(name, part, BLOCKS[type(part)]) for name, part in both]
+        parts = [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
         if not spec.parallel:
             for name, part, block in parts:
-                self.enter(f"{name}_norm", i, block.inputs(self, part, i))
+                self.enter(f"{name}_norm", i, block.inputs(self, part, i), own=block.own)
                 block.inside(self, part, i)
                 if spec.norm_after:
                     y = self.buffer("added", spec.hidden)
@@ -91,10 +94,10 @@ class Builder:
         for _, part, block in parts:
             block.output(self, part, i, "x", True)
 
-    def enter(self, norm: str, i: int, readers: list[str]) -> None:
-        """`h`, which the weights `readers` are multiplied with, from `x`."""
+    def enter(self, norm: str, i: int, readers: list[str], own: bool = True) -> None:
+        """`h`, which the weights `readers` are multiplied with, from `x`.  own: nothing else reads it."""
         if self.spec.norm_before:
-            self.norm(norm, i, "x", "h", readers)
+            self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
         else:
             self.quantize(f"layer {i}", "h", readers)
 
@@ -303,6 +306,24 @@ class Builder:
         padded[: values.size] = values
         self.program.params[name] = padded
         return name
+
+    def changed(self, part: str, layer: int, change: Change) -> str:
+        """Take change(a stored vector) into the program; -> its name."""
+        name = self.spec.names.name(part, layer)
+        return self._keep(name, change(self.weight(name).to_f32().reshape(-1)))
+
+    def channels(self, part: str, layer: int, change: Change | None = None) -> str:
+        """The same for a tensor that has several numbers for each channel; see `recurrent.blocked`."""
+        name = self.spec.names.name(part, layer)
+        values = self.weight(name).to_f32()
+        values = values if change is None else change(values)
+        return self._keep(name, blocked(values.reshape(len(values), -1)))
+
+    def state(self, channels: int, each: int, heads: int = 1) -> int:
+        """Room for `each` floats of every channel of every head in a sequence's state; -> where it begins, in bytes."""
+        place = self.program.state_bytes
+        self.program.state_bytes += heads * pad(channels) * each * 4
+        return place
 
     def records(self, x: str, consumers: list[str]) -> str | None:
         """The buffer for x as int8 groups, where any of the weights that read it is packed."""

@@ -1,9 +1,12 @@
 """What each operation has to do for a batch at the least, to hold the time that it took against."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import PAGE, RECORD, SMALL
+from ..kernels.layout import GROUP, PAGE, RECORD, SMALL
 from ..kernels.ops import OPS, TOKENS
 from .batch import Batch
 from .table import Program, Row
@@ -12,13 +15,45 @@ __all__ = ["costs"]
 
 Ints = NDArray[np.int64]
 
+EXP = 16  # operations of an exponential function
+
+
+def _conv(values: Mapping[str, Any]) -> tuple[int, int]:
+    return values["n"] * (values["taps"] - 1), 2 * values["n"] * values["taps"]
+
+
+def _scan(values: Mapping[str, Any]) -> tuple[int, int]:
+    cells = values["n"] * values["states"]
+    return cells, (6 + EXP) * cells
+
+
+def _heads(values: Mapping[str, Any]) -> tuple[int, int]:
+    cells = values["heads"] * values["head_dim"] * values["states"]
+    return cells, 5 * cells
+
+
+def _wkv7(values: Mapping[str, Any]) -> tuple[int, int]:
+    cells = values["heads"] * values["head_dim"] ** 2
+    return cells, 9 * cells
+
+
+# Rows with a state: its floats, and the operations of a token.
+CELLS: dict[str, Callable[[Mapping[str, Any]], tuple[int, int]]] = {
+    "short_conv": _conv,
+    "selective_scan": _scan,
+    "head_scan": _heads,
+    "token_shift": lambda values: (values["ld"], values["ld"]),
+    "wkv4": lambda values: (3 * values["ld"], (10 + 5 * EXP) * values["ld"]),
+    "wkv7": _wkv7,
+}
+
 
 def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
     """For every row, the bytes that it must move and its operations, float64 [rows, 2].
 
     Bytes: a product moves its weight, attention the keys and values that are seen, each once for all tokens of a
-    sequence; the other rows move the activations that they name.  Operations: a multiplication and an addition are
-    two; those of the small rows are not counted.
+    sequence; the other rows move the activations that they name, and those with a state read and write it once for
+    each sequence.  Operations: a multiplication and an addition are two; those of the small rows are not counted.
     """
     layers = sum(row.op.startswith("attention") for row in program.rows)
     position_bytes = program.page_bytes // max(1, layers * PAGE)  # of one layer
@@ -35,6 +70,9 @@ def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
                 found[i] += weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
         elif kind == "attention":
             found[i] = _attention(row, slots, positions, position_bytes)
+        elif row.op in CELLS:
+            floats, each = CELLS[row.op](row.values)
+            found[i] = tokens * _activations(program, row) + 8 * floats * len(set(slots.tolist())), each * tokens
         else:
             found[i, 0] = tokens * (_activations(program, row) + (position_bytes if kind == "rope" else 0))
     return found
@@ -58,7 +96,8 @@ def _activations(program: Program, row: Row) -> int:
     total = 0
     for buffer in (program.buffers[name] for name in named):
         # Records are shared by rows of several sizes: this row fills its own groups of them.
-        total += int(row.values["groups"] or 0) * RECORD if buffer.records else buffer.token_bytes
+        groups = int(row.values.get("groups", buffer.ld // GROUP) or 0)
+        total += groups * RECORD if buffer.records else buffer.token_bytes
     if "w" in row.values:
         weight = program.weights[str(row.values["w"])]
         total += weight.data.nbytes // weight.shape[0]

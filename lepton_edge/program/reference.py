@@ -15,7 +15,7 @@ from ..errors import RequestError
 from ..kernels.layout import GROUP
 from ..kernels.ops import ACTIVATIONS, CACHES, PACKED, PLAIN
 from ..models.spec import DecoderSpec
-from . import summary
+from . import recurrent, summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
 
@@ -38,6 +38,8 @@ class Reference:
         self.lengths: dict[int, int] = {}
         # Keys and values [positions, G, D] of a sequence, by slot and the row's `layer`.
         self.cache: dict[tuple[int, int], tuple[Array, Array]] = {}
+        # The states of a sequence at its start and its end in the last run, by slot and the row's `state`.
+        self.states: dict[tuple[int, int], dict[int, Array]] = {}
         self.buffers: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
         self.heats: Array | None = None  # [M], 1 / temperature of the wanted tokens; None: 1
@@ -56,6 +58,7 @@ class Reference:
         self.length(slot)
         del self.lengths[slot]
         self.cache = {key: held for key, held in self.cache.items() if key[0] != slot}
+        self.states = {key: held for key, held in self.states.items() if key[0] != slot}
 
     def length(self, slot: int) -> int:
         """Positions of a sequence that are in the cache; RequestError for a slot that is not open."""
@@ -67,6 +70,8 @@ class Reference:
         """Forget a sequence's positions from `length` on."""
         if not 0 <= length <= self.length(slot):
             raise RequestError(f"cannot truncate to {length}: the sequence has {self.lengths[slot]} positions")
+        if self.program.state_bytes and length not in (0, self.lengths[slot]):
+            raise RequestError(f"cannot truncate to {length}: the model keeps a state")
         self.lengths[slot] = length
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -270,6 +275,7 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
     **{f"gated_{name}": gated for name in PACKED},
     **{f"rope_{name}": rope for name in CACHES},
     **{f"attention_{name}": attention for name in CACHES},
+    **recurrent.OPS,
 }
 
 

@@ -80,8 +80,8 @@ class Row:
 @dataclass
 class Program:
     """A whole model.  `params` are float32 vectors, padded with zeros; `ropes` are tables of angles, [context, dim]
-    of cosines and then sines; `page_bytes` is one page of the KV cache;
-    `logits_rows` is the number of rows after which the logits are there."""
+    of cosines and then sines; `page_bytes` is one page of the KV cache, `state_bytes` the recurrent
+    state of a sequence; `logits_rows` is the number of rows after which the logits are there."""
 
     vocab: int
     context: int
@@ -92,6 +92,7 @@ class Program:
     params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     ropes: dict[str, RopeSpec] = field(default_factory=dict)
     page_bytes: int = 0
+    state_bytes: int = 0
     scratch_bytes: int = 0
     partial_bytes: int = 0
     query_tile: int = 1

@@ -1,7 +1,8 @@
 """A checkpoint of random weights, made in memory: what benchmarks run on when no file is at hand."""
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,18 @@ ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 class RandomCheckpoint:
     """Stands in for a `Checkpoint`: the same weights for the same shapes, format and seed.
 
-    Matrices [N, K] are normal with standard deviation 1/sqrt(K) and stored as `format`; vectors are ones (norms) or,
-    when their name ends in 'bias', zeros, and stored as f32. Every tensor has memory of its own, as in a file.
+    Matrices [N, K] are normal with standard deviation 1/sqrt(K) and stored as `format`, other tensors as f32; vectors
+    are ones (norms) or, when their name ends in 'bias', zeros. Every tensor has memory of its own, as in a file.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: str, seed: int = 0) -> None:
-        """Takes every tensor's name and shape. RequestError for an unknown format."""
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: str, seed: int = 0,
+                 matrices: Collection[str] | None = None) -> None:  # fmt: skip
+        """Takes every tensor's name and shape; matrices: which of them are such, None for all of two dimensions.
+
+        RequestError for an unknown format.
+        """
         self._shapes = dict(shapes)
+        self._matrices = matrices if matrices is not None else {n for n, shape in shapes.items() if len(shape) == 2}
         self._format = get_format(format)
         self._seed = seed
 
@@ -37,12 +43,13 @@ class RandomCheckpoint:
         if len(shape) == 1:
             values = np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
             return Weight(name, "f32", shape, values.view(np.uint8))
-        rows, columns = shape
+        format = self._format if name in self._matrices else get_format("f32")
+        rows, columns = math.prod(shape[:-1]), shape[-1]
         # crc32, not hash(): Python salts that one anew in every process.
         rng = np.random.default_rng((self._seed, zlib.crc32(name.encode())))
         few = rng.standard_normal((min(rows, DISTINCT_ROWS), columns), np.float32) / np.float32(np.sqrt(columns))
-        data = _repeat(self._format.pack(few), self._format.nbytes(rows, columns))
-        return Weight(name, self._format.name, shape, data)
+        data = _repeat(format.pack(few), format.nbytes(rows, columns))
+        return Weight(name, format.name, shape, data)
 
     def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """CheckpointError unless exactly these shapes were asked for."""

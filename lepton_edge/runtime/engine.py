@@ -27,6 +27,7 @@ from .memory import aligned_zeros
 from .pages import Pages
 from .pool import Pool, yield_address
 from .profile import Profile
+from .states import States
 
 __all__ = ["Engine", "Source"]
 
@@ -63,6 +64,7 @@ class Engine:
         self._step_bytes = program.step_bytes  # adding them up takes 0.4 ms for 30 layers
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._states = States(program.state_bytes, MAX_SLOTS)
         copied = program.copied()
         self._buffers = {
             b.name: aligned_zeros(b.token_bytes * (
@@ -77,10 +79,10 @@ class Engine:
         self._ropes_filled = 0
         found = kernels([*program.ops(), "walk"], isa, notify)
         self._table = program.bind(found, self._address)
-        self._inputs = np.zeros((6, MAX_BATCH), np.int64)
-        self._ids, self._positions, self._slots, self._picks = self._inputs[:4]
-        self._tiles = self._inputs[4:].reshape(-1, 2)
-        self._counts = np.zeros(4, np.int64)
+        self._inputs = np.zeros((8, MAX_BATCH), np.int64)
+        self._ids, self._positions, self._slots, self._picks, self._firsts, self._next = self._inputs[:6]
+        self._tiles = self._inputs[6:].reshape(-1, 2)
+        self._counts = np.zeros(5, np.int64)
         self._heats = np.ones(MAX_WANTED, np.float32)
         self._logits, self._peaks, self._top = (
             self._wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
@@ -99,7 +101,8 @@ class Engine:
             program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
             self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
-            0, self._partials.ctypes.data, self._heats.ctypes.data,
+            0, self._partials.ctypes.data, self._heats.ctypes.data, self._firsts.ctypes.data, self._next.ctypes.data,
+            self._states.table.ctypes.data,
         ]  # fmt: skip
         self._context_at = self._context.ctypes.data  # asking for it takes 1.5 us
 
@@ -147,6 +150,7 @@ class Engine:
         """Forget a sequence; its memory goes to the next one."""
         with self._lock:
             self._pages.close(slot)
+            self._states.close(slot)
 
     def length(self, slot: int) -> int:
         """Positions of a sequence that are in the cache."""
@@ -154,14 +158,28 @@ class Engine:
         return self._pages.lengths[slot]
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget a sequence's positions from `length` on; their memory goes to the next sequence that grows."""
+        """Forget a sequence's positions from `length` on; their memory goes to the next sequence that grows.
+
+        RequestError where `can_truncate` is False, but for 0 and for the sequence's own length.
+        """
         with self._lock:
+            self._pages.check(slot)
+            if not self.can_truncate and length not in (0, self._pages.lengths[slot]):
+                raise RequestError(
+                    f"cannot truncate sequence {slot} to {length}: this model keeps a state, which says nothing of "
+                    "single positions; truncate to 0 and feed the tokens again"
+                )
             self._pages.truncate(slot, length)
 
     @property
+    def can_truncate(self) -> bool:
+        """Whether a sequence can forget its last positions; a recurrent state cannot, it only can begin anew."""
+        return self.program.state_bytes == 0
+
+    @property
     def cache_bytes(self) -> int:
-        """Bytes of the cache of keys and values."""
-        return self._pages.nbytes
+        """Bytes of the cache of keys and values, and of the recurrent states."""
+        return self._pages.nbytes + self._states.nbytes
 
     @property
     def weight_bytes(self) -> int:
@@ -183,7 +201,8 @@ class Engine:
 
         tokens, slots, positions: [T] integers.  A sequence's positions must continue it without a gap.  wanted: [M]
         rising indices into the batch.  Raises RequestError for wrong arguments, ContextLengthError past the context,
-        Cancelled after `cancel`; the sequences' lengths then count only steps that were finished.
+        Cancelled after `cancel`; the sequences' lengths then count only steps that were finished, and where a model
+        cannot truncate, the sequences of the step that was not are empty.
         """
         with self._lock:
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
@@ -275,15 +294,21 @@ class Engine:
         ends = {slot: position + 1 for slot, position in zip(where, positions.tolist(), strict=True)}
         for slot, end in ends.items():
             self._pages.reserve(slot, end)
+            self._states.reserve(slot)
         self._fill_ropes(max(ends.values()))
         self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
-        self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL
+        self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL, len(ends)
+        if self.program.state_bytes:
+            self._link(where)
         self._table[:, COUNTER] = 0
         self._split_counters[:] = 0
         started = time.perf_counter()
         threads = self._crew.threads if self._profile is None else self.threads
         self._context[THREADS // 8] = threads
         if self._pool.run(self._context_at, n * self._step_bytes > SHORT_STEP, threads):
+            if not self.can_truncate:
+                for slot in ends:
+                    self._pages.truncate(slot, 0)
             raise Cancelled("stopped by cancel()")
         ended = time.perf_counter()
         if self._profile is not None:
@@ -301,6 +326,17 @@ class Engine:
                 self._tiles[count] = start, stop - start
                 count, start = count + 1, stop
         return count
+
+    def _link(self, slots: list[int]) -> None:
+        """Say which token is the first of each sequence, and which follows each token in its sequence."""
+        last: dict[int, int] = {}
+        self._next[: len(slots)] = -1
+        for t, slot in enumerate(slots):
+            if slot in last:
+                self._next[last[slot]] = t
+            else:
+                self._firsts[len(last)] = t
+            last[slot] = t
 
     def _fill_ropes(self, positions: int) -> None:
         """Compute the angles of positions up to `positions`, a block at a time."""

@@ -17,11 +17,12 @@ class Pages:
     """Which page holds which positions of which sequence (slot).
 
     table: int64 [slots, pages of a full context], addresses.  lengths: cached positions of each open slot.
+    page_bytes 0, as of a model without attention: there are no pages.
     """
 
     def __init__(self, page_bytes: int, context: int, slots: int) -> None:
         self._page_bytes, self.context = page_bytes, context
-        self.table: NDArray[np.int64] = np.zeros((slots, -(-context // PAGE)), np.int64)
+        self.table: NDArray[np.int64] = np.zeros((slots, -(-context // PAGE) if page_bytes else 1), np.int64)
         self.lengths: dict[int, int] = {}
         self._held: dict[int, list[NDArray[np.uint8]]] = {}
         self._spare: list[NDArray[np.uint8]] = []
@@ -57,7 +58,7 @@ class Pages:
     def reserve(self, slot: int, positions: int) -> None:
         """See to it that positions 0 … positions-1 of a sequence have memory."""
         held = self._held[slot]
-        while len(held) * PAGE < positions:
+        while self._page_bytes and len(held) * PAGE < positions:
             page = self._spare.pop() if self._spare else aligned_zeros(self._page_bytes)
             self.table[slot, len(held)] = page.ctypes.data
             held.append(page)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from . import recurrent
+
 GOLDEN = Path(__file__).parent
 
 
@@ -155,6 +157,7 @@ RECIPES = [
         | {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4, "rope_theta": 5e3}},
         steps=True,
     ),
+    *(Recipe(name, config) for name, config in recurrent.CONFIGS.items()),
 ]
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 
@@ -223,6 +226,9 @@ def write_folder(name: str, path: Path, shards: int | None = None) -> Path:
 def _shapes(recipe: Recipe) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors that transformers expects of a config; the generator checks that it finds neither more nor fewer."""
     config = recipe.config
+    if config["model_type"] in recurrent.SHAPES:
+        yield from recurrent.shapes(config)
+        return
     tables = recipe.tables or (("embed",) if config["tie_word_embeddings"] else ("embed", "head"))
     hidden, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim", hidden // heads)
@@ -254,6 +260,9 @@ def _shapes(recipe: Recipe) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _values(seed: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     normal = _normal(seed, math.prod(shape)).reshape(shape)
+    special = recurrent.values(name, normal)
+    if special is not None:
+        return special
     if name.endswith("norm.weight"):
         return 1.0 + 0.2 * normal
     if name.endswith(".bias"):

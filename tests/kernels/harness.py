@@ -9,6 +9,7 @@ import mmap
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,11 +88,14 @@ class Rig:
         `heats`: 1 / temperature of the wanted tokens; 1 where not given.  `small`: see `layout.SMALL`."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()
-        self.counts = np.array([tokens, len(wanted), len(tiles), small], np.int64)
-        lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles)
+        firsts, following = chains(slots or [0] * tokens)
+        self.counts = np.array([tokens, len(wanted), len(tiles), small, len(firsts)], np.int64)
+        lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles, firsts,
+                 following)  # fmt: skip
         self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
         self.heats = self.memory.array(np.array(heats or [1] * len(wanted), np.float32))
         self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
+        self.states = np.zeros(1, np.int64)  # [slots], the states' addresses
         self._scratch_bytes, self.partials = pad(scratch_bytes, 128), self.memory.bytes(partial_bytes)
         self._rows: list[tuple[str, int, int, dict]] = []
 
@@ -116,14 +120,15 @@ class Rig:
         return table
 
     def context(self, table: np.ndarray, threads: int, sync: int, scratch: np.ndarray) -> np.ndarray:
-        ids, positions, slots, picks, tiles = (a.ctypes.data for a in self._lists)
+        ids, positions, slots, picks, tiles, firsts, following = (a.ctypes.data for a in self._lists)
         fields = {
             layout.PROGRAM: table.ctypes.data, layout.ROWS: len(table), layout.THREADS: threads, layout.SYNC: sync,
             layout.SCRATCH: scratch.ctypes.data, layout.SCRATCH_STRIDE: self._scratch_bytes,
             layout.YIELD: yield_address(), layout.COUNTS: self.counts.ctypes.data, layout.IDS: ids,
             layout.POSITIONS: positions, layout.SLOTS: slots, layout.PICKS: picks, layout.TILES: tiles,
             layout.PAGES: self.pages.ctypes.data, layout.PAGES_STRIDE: self.pages.strides[0],
-            layout.HEATS: self.heats.ctypes.data,
+            layout.HEATS: self.heats.ctypes.data, layout.FIRSTS: firsts, layout.NEXT: following,
+            layout.STATES: self.states.ctypes.data,
             layout.PARTIALS: self.partials.ctypes.data if self.partials.size else 0,
         }  # fmt: skip
         context = np.zeros(layout.CONTEXT_FIELDS, np.int64)
@@ -140,6 +145,16 @@ class Rig:
         assert (table[:, COUNTER] >= 0).all()
         self.memory.check()
         return self
+
+
+def chains(slots: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The first token of each sequence of a batch, and for each token the one that follows in its sequence, or -1."""
+    places = {slot: [t for t, s in enumerate(slots) if s == slot] for slot in dict.fromkeys(slots)}
+    following = [-1] * len(slots)
+    for tokens in places.values():
+        for t, after in pairwise(tokens):
+            following[t] = after
+    return [tokens[0] for tokens in places.values()], following
 
 
 @cache

@@ -267,14 +267,14 @@ def test_any_value_gives_a_sound_spec_or_one_of_our_errors(config: dict[str, Any
         assert attention.heads % attention.kv_heads == 0 and attention.head_dim > 0
         assert attention.window is None or attention.window > 0
     assert all(0 < math.prod(shape) < 1 << 45 for shape in spec.tensors().values())
-    rope = spec.attentions[0].rope
-    if rope is None:
-        return
-    assert rope.dim % 2 == 0 and 0 < rope.dim <= spec.attentions[0].head_dim
-    length = rope.scaling.attention_factor if rope.scaling else 1.0
-    for start in (0, spec.context - 1):
-        cos, sin = rope.tables(start, start + 1)
-        np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
+    for attention in spec.attentions:
+        if (rope := attention.rope) is None:
+            continue
+        assert rope.dim % 2 == 0 and 0 < rope.dim <= attention.head_dim
+        length = rope.scaling.attention_factor if rope.scaling else 1.0
+        for start in (0, spec.context - 1):
+            cos, sin = rope.tables(start, start + 1)
+            np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

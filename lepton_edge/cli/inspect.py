@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import Attention, DecoderSpec
+    from lepton_edge.models.spec import Attention, DecoderSpec, Experts, FeedForward
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +62,13 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         nbytes[format] += checkpoint.bytes(name).nbytes
     parameters, total = sum(counts.values()), sum(nbytes.values())
     formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
-    attention, feed_forward = spec.attentions[0], spec.layers[0].feed_forward
+    from lepton_edge.models.spec import FeedForward
+
+    attention, feed_forwards = spec.attentions[0], list(dict.fromkeys(layer.feed_forward for layer in spec.layers))
+    mlp_bias = any(part.bias for part in feed_forwards if isinstance(part, FeedForward))
     windows = sorted({found.window for found in spec.attentions if found.window is not None})
     biases = [part for part, on in (("q, k, v", attention.qkv_bias), ("o", attention.o_bias),
-                                    ("mlp", feed_forward.bias)) if on]  # fmt: skip
+                                    ("mlp", mlp_bias)) if on]  # fmt: skip
     cached = sum(2 * found.kv_heads * found.head_dim for found in spec.attentions)
     unused = len(checkpoint.names - shapes.keys())
     found = {
@@ -74,8 +77,7 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "parameters": f"{parameters:,} in {len(shapes)} tensors" + (f"; {unused} more are not used" if unused else ""),
         "weights": f"{size(total)}, {8 * total / parameters:.2f} bits a parameter: {formats}",
         "files": ", ".join(file.path.name for file in checkpoint.files),
-        "layers": f"{len(spec.layers)} of width {spec.hidden}, feed-forward {feed_forward.width} "
-        f"({feed_forward.activation})",
+        "layers": f"{len(spec.layers)} of width {spec.hidden}, feed-forward {' or '.join(map(_width, feed_forwards))}",
         "attention": f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
         + (f"; window {', '.join(map(str, windows))}" if windows else "")
         + (f"; biases on {', '.join(biases)}" if biases else ""),
@@ -84,6 +86,15 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         "cache": f"{size(2 * cached)} a token at 16 bits",
     }
     return facts(found)
+
+
+def _width(part: "FeedForward | Experts") -> str:
+    from lepton_edge.models.spec import Experts
+
+    if not isinstance(part, Experts):
+        return f"{part.width} ({part.activation})"
+    shared = f" beside one of {part.shared} for all" if part.shared else ""
+    return f"{part.width} in {part.top_k} of {part.count} experts{shared} ({part.activation})"
 
 
 def _positions(attention: "Attention") -> str:

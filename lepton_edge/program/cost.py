@@ -31,8 +31,12 @@ def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
             continue
         kind = row.op.partition("_")[0]
         if row.products:
-            for weight in (program.weights[name] for name in row.products):
-                found[i] += weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
+            top_k = int(row.values.get("top_k") or 0)
+            for weights in (program.weights_of(name) for name in row.products):
+                n = len(weights)
+                read = n * (1 - (1 - top_k / n) ** tokens) if top_k else 1  # experts, where tokens choose evenly
+                work = 2 * weights[0].shape[0] * weights[0].shape[1] * tokens * max(1, top_k)
+                found[i] += weights[0].data.nbytes * read, work
         elif kind == "attention":
             found[i] = _attention(row, slots, positions, position_bytes)
         else:

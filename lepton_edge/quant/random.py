@@ -1,5 +1,6 @@
 """A checkpoint of random weights, made in memory: what benchmarks run on when no file is at hand."""
 
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -19,8 +20,9 @@ ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 class RandomCheckpoint:
     """Stands in for a `Checkpoint`: the same weights for the same shapes, format and seed.
 
-    Matrices [N, K] are normal with standard deviation 1/sqrt(K) and stored as `format`; vectors are ones (norms) or,
-    when their name ends in 'bias', zeros, and stored as f32. Every tensor has memory of its own, as in a file.
+    Matrices [N, K], or many of them one behind the other, are normal with standard deviation 1/sqrt(K) and stored as
+    `format`; vectors are ones (norms) or, when their name ends in 'bias', zeros, and stored as f32. Every tensor has
+    memory of its own, as in a file.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: str, seed: int = 0) -> None:
@@ -37,7 +39,7 @@ class RandomCheckpoint:
         if len(shape) == 1:
             values = np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
             return Weight(name, "f32", shape, values.view(np.uint8))
-        rows, columns = shape
+        rows, columns = math.prod(shape[:-1]), shape[-1]
         # crc32, not hash(): Python salts that one anew in every process.
         rng = np.random.default_rng((self._seed, zlib.crc32(name.encode())))
         few = rng.standard_normal((min(rows, DISTINCT_ROWS), columns), np.float32) / np.float32(np.sqrt(columns))

@@ -7,8 +7,8 @@ layer's two blocks as its family does.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...models.spec import Attention, FeedForward
-from . import attention, feed_forward
+from ...models.spec import Attention, Experts, FeedForward
+from . import attention, experts, feed_forward
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -31,5 +31,6 @@ class Block(NamedTuple):
 
 BLOCKS: dict[type, Block] = {
     Attention: Block(attention.inputs, attention.inside, attention.output),
+    Experts: Block(experts.inputs, experts.inside, experts.output),
     FeedForward: Block(feed_forward.inputs, feed_forward.inside, feed_forward.output),
 }

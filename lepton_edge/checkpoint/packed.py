@@ -83,7 +83,7 @@ def _packed_tensor(file: SafetensorsFile, name: str, entry: object) -> PackedTen
         or not all(type(n) is int and 0 < n < 2**31 for n in shape)
         or math.prod(shape[:-1]) >= 2**31
     ):
-        raise CheckpointError(f"{bad}shape {brief(shape)}; expected two or three positive whole numbers [N, K]")
+        raise CheckpointError(f"{bad}shape {brief(shape)}; expected two positive whole numbers [N, K], or three")
     info = file.tensors.get(name)
     packed = PackedTensor(format, tuple(shape))
     expected = packed.nbytes

@@ -115,9 +115,10 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     rows = []
     for i, row in enumerate(program.rows):
         names = row.products or [str(row.values[name]) for name in row.values if name == "w"]
-        weights = [program.weights[name] for name in names]
-        shape = " ".join("x".join(map(str, weight.shape)) for weight in weights)
-        nbytes = size(sum(weight.data.nbytes for weight in weights)) if weights else ""
+        weights = [program.weights_of(name) for name in names]
+        experts = f"{len(weights[0])} of " if weights and len(weights[0]) > 1 else ""
+        shape = experts + " ".join("x".join(map(str, held[0].shape)) for held in weights)
+        nbytes = size(sum(weight.data.nbytes for held in weights for weight in held)) if weights else ""
         label = row.label.replace("layer ", "L")
         rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
     barriers = sum(row.barrier == ALWAYS for row in program.rows)
@@ -138,7 +139,7 @@ def _flow(op: str, values: Mapping[str, object]) -> str:
     """The buffers that a row reads, and after '->' those that it writes; '+' where it adds to them."""
     from lepton_edge.kernels.ops import OPS
 
-    named = {field: str(values[field]) for field, kind in OPS[op].fields if kind == "a" and values[field] is not None}
+    named = {f: str(values[f]) for f, kind in OPS[op].fields if kind == "a" and values.get(f) is not None}
     outputs = ("gate", "up", "records") if op.startswith("gated") else ("y", "records")
     reads = [buffer for field, buffer in named.items() if field not in outputs]
     plus = "+" if values.get("accumulate") else ""

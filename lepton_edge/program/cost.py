@@ -62,7 +62,8 @@ def _activations(program: Program, row: Row) -> int:
     total = 0
     for buffer in (program.buffers[name] for name in named):
         # Records are shared by rows of several sizes: this row fills its own groups of them.
-        total += int(row.values["groups"] or 0) * RECORD if buffer.records else buffer.token_bytes
+        shared = buffer.records and "groups" in row.values
+        total += int(row.values["groups"] or 0) * RECORD if shared else buffer.token_bytes
     if "w" in row.values:
         weight = program.weights[str(row.values["w"])]
         total += weight.data.nbytes // weight.shape[0]

@@ -36,7 +36,8 @@ GREEDY_TOKENS = 200
 def load_model(folder: Path, dtype: torch.dtype, attention: str = "eager") -> torch.nn.Module:
     """The model in a folder, with eager attention or another; refuses a folder that lacks tensors or has too many."""
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True, local_files_only=True
+        folder, dtype=dtype, attn_implementation=attention, experts_implementation="eager",
+        output_loading_info=True, local_files_only=True
     )
     wrong = {kind: names for kind, names in info.items() if names}
     if wrong:

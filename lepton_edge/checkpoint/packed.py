@@ -5,6 +5,7 @@ JSON object {name: {"format": "q4", "shape": [N, K]}}.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,10 +23,16 @@ PACKED_KEY = "lepton.packed"
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """The format of a packed matrix and its shape (N, K) before packing."""
+    """The format of a packed matrix and its shape (N, K) before packing; (…, N, K) for matrices that lie one behind the
+    other and are packed as one."""
 
     format: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return FORMATS[self.format].nbytes(math.prod(self.shape[:-1]), self.shape[-1])
 
 
 def packed_metadata(tensors: Mapping[str, PackedTensor]) -> dict[str, str]:
@@ -70,14 +77,20 @@ def _packed_tensor(file: SafetensorsFile, name: str, entry: object) -> PackedTen
         raise CheckpointError(
             f"{bad}unknown format {brief(format)}; expected one of {', '.join(known)}; update lepton-edge"
         )
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in shape):
-        raise CheckpointError(f"{bad}shape {brief(shape)}; expected two positive whole numbers [N, K]")
+    if (
+        not isinstance(shape, list)
+        or len(shape) not in (2, 3)
+        or not all(type(n) is int and 0 < n < 2**31 for n in shape)
+        or math.prod(shape[:-1]) >= 2**31
+    ):
+        raise CheckpointError(f"{bad}shape {brief(shape)}; expected two positive whole numbers [N, K], or three")
     info = file.tensors.get(name)
-    expected = FORMATS[format].nbytes(*shape)
+    packed = PackedTensor(format, tuple(shape))
+    expected = packed.nbytes
     if info is None or info.dtype != "U8" or info.shape != (expected,) or expected > MAX_ELEMENTS:
         found = "nothing" if info is None else f"{info.dtype} {list(info.shape)}"
         raise CheckpointError(
             f"{bad}the file holds {found}; expected U8 [{expected}] for {format} of shape {shape}; "
             "quantize the model again"
         )
-    return PackedTensor(format, (shape[0], shape[1]))
+    return packed

@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import Attention, DecoderSpec
+    from lepton_edge.models.spec import Attention, Block, DecoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +76,16 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     return facts(found)
 
 
+def _width(part: "Block") -> str:
+    from lepton_edge.models.spec import Experts
+
+    if not isinstance(part, Experts):
+        activation = getattr(part, "activation", type(part).__name__)
+        return f"{getattr(part, 'width', '')} ({activation})".lstrip()
+    shared = f" beside one of {part.shared} for all" if part.shared else ""
+    return f"{part.width} in {part.top_k} of {part.count} experts{shared} ({part.activation})"
+
+
 def _positions(attention: "Attention") -> str:
     rope = attention.rope
     if rope is None:
@@ -89,11 +99,10 @@ def _layers(spec: "DecoderSpec") -> dict[str, str]:
     mixers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     plain = list(kinds) == ["Attention"]
     found = {"layers": f"{len(spec.layers)} of width {spec.hidden}" + ("" if plain else f": {mixers}")}
-    feed_forward = spec.layers[0].feed_forward
-    bias = getattr(feed_forward, "bias", False)
-    if feed_forward is not None:
-        activation = getattr(feed_forward, "activation", type(feed_forward).__name__)
-        found["layers"] += f", feed-forward {getattr(feed_forward, 'width', '')} ({activation})"
+    feed_forwards = list(dict.fromkeys(layer.feed_forward for layer in spec.layers if layer.feed_forward is not None))
+    bias = any(getattr(part, "bias", False) for part in feed_forwards)
+    if feed_forwards:
+        found["layers"] += f", feed-forward {' or '.join(map(_width, feed_forwards))}"
     if spec.attentions:
         attention = spec.attentions[0]
         windows = sorted({found.window for found in spec.attentions if found.window is not None})
@@ -129,9 +138,10 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     rows = []
     for i, row in enumerate(program.rows):
         names = row.products or [str(row.values[name]) for name in row.values if name == "w"]
-        weights = [program.weights[name] for name in names]
-        shape = " ".join("x".join(map(str, weight.shape)) for weight in weights)
-        nbytes = size(sum(weight.data.nbytes for weight in weights)) if weights else ""
+        weights = [program.weights_of(name) for name in names]
+        experts = f"{len(weights[0])} of " if weights and len(weights[0]) > 1 else ""
+        shape = experts + " ".join("x".join(map(str, held[0].shape)) for held in weights)
+        nbytes = size(sum(weight.data.nbytes for held in weights for weight in held)) if weights else ""
         label = row.label.replace("layer ", "L")
         rows.append([str(i), row.op, label, shape, nbytes, shorten(_flow(row.op, row.values), 24)])
     barriers = sum(row.barrier == ALWAYS for row in program.rows)
@@ -154,7 +164,7 @@ def _flow(op: str, values: Mapping[str, object]) -> str:
     """The buffers that a row reads, and after '->' those that it writes; '+' where it adds to them."""
     from lepton_edge.kernels.ops import OPS
 
-    named = {field: str(values[field]) for field, kind in OPS[op].fields if kind == "a" and values[field] is not None}
+    named = {f: str(values[f]) for f, kind in OPS[op].fields if kind == "a" and values.get(f) is not None}
     outputs = ("gate", "up", "records") if op.startswith("gated") else ("y", "records")
     reads = [buffer for field, buffer in named.items() if field not in outputs]
     plus = "+" if values.get("accumulate") else ""

@@ -17,8 +17,10 @@ from typing import Any
 from .library import digest
 
 ALLOWED = {"memset", "memcpy", "memmove"}
-MODULES = ("matmul_packed", "matmul_plain", "embed", "elementwise", "rope", "attention", "recurrent",
-           "mamba", "rwkv", "summary", "walk", "probe")  # fmt: skip
+MODULES = (
+    "matmul_packed", "matmul_plain", "experts", "embed", "elementwise", "rope", "attention", "recurrent", "mamba",
+    "rwkv", "summary", "walk", "probe",
+)  # fmt: skip
 
 
 def prepare(isa: str, machine: str | None = None) -> None:

@@ -12,6 +12,16 @@ RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i3
 CHUNK, PANEL_ROWS = 512, 12
 PANEL_BYTES = CHUNK * PANEL_ROWS * 4
 
+# Experts: a (token, expert) pair in their order is four int32: token * top_k + which of the token's experts it is, the
+# expert, and where that expert's pairs begin and end.
+PAIR = 16
+
+
+def route_scratch(experts: int) -> int:
+    """Bytes that a thread needs to choose among that many experts: a counter and a float for each."""
+    return experts * 8 + -(-experts // 16) * 64
+
+
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
 # f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one
 # register, and so are 16 values of a V row.

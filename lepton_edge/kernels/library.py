@@ -128,7 +128,7 @@ def _shares(ops: list[str]) -> list[list[str]]:
 
 def _compile_time(op: str) -> int:
     """Roughly, in half seconds."""
-    return {"attention": 16, "matmul": 9, "rope": 2}.get(op.partition("_")[0], 1)
+    return {"attention": 16, "matmul": 9, "experts": 9, "rope": 2}.get(op.partition("_")[0], 1)
 
 
 def _load(ops: list[str], isa: str, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .common import at, copy_of, count, quantize_row, take
 from .elementwise import activate_groups
+from .experts import each_expert, row_of, weight_of
 from .layout import GROUP, Q4_GROUP, Q8_GROUP, RECORD, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
@@ -18,10 +19,12 @@ from .simd.words import ISA, i64, jit, unrolled, zeros
 GROUP_BYTES = {"q4": Q4_GROUP, "q8": Q8_GROUP}
 FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 1.1 to 1.2 times as fast
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
-ROW_FIELDS = ("x", "w", "y", "ldy", "bias", "accumulate", "own", "blocks", "groups", "block_bytes")
+ROW_FIELDS = (
+    "x", "w", "y", "ldy", "bias", "accumulate", "own", "blocks", "groups", "block_bytes", "order", "top_k",
+)  # fmt: skip
 GATED_FIELDS = (
     "x", "w", "up_w", "gate", "up", "ldy", "bias", "up_bias", "activation", "records", "own", "blocks", "groups",
-    "block_bytes",
+    "block_bytes", "order", "top_k",
 )  # fmt: skip
 
 
@@ -128,25 +131,58 @@ def panel_of(context, blocks, block_bytes):
     return panel + (panel & 1)
 
 
+def expert_parts(blocks: int, block_bytes: int) -> tuple[Callable, Callable]:
+    """Functions of a row with these fields: the blocks of a part of an expert, a quarter at most; how many parts."""
+
+    @jit
+    def size(row):
+        panel = max(1, min(at(row, blocks) // 4, PANEL_BYTES // at(row, block_bytes)))
+        return panel + (panel & 1)
+
+    @jit
+    def parts(row):
+        return (at(row, blocks) + size(row) - 1) // size(row)
+
+    return size, parts
+
+
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of blocks are shared out, all tokens pass over a panel."""
     op, strips = f"matmul_{name}", strips_of(name)
-    X, W, Y, LDY, BIAS, ACCUMULATE, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (field(op, f) for f in ROW_FIELDS)
+    X, W, Y, LDY, BIAS, ACCUMULATE, OWN, BLOCKS, GROUPS, BLOCK_BYTES, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
+
+    @jit
+    def panel(row, tokens, x, y, bias, w, b0, b1, ahead):
+        strips(0, tokens, b0, b1, ahead, w, x, y, at(row, LDY) * 4, bias, at(row, ACCUMULATE), at(row, GROUPS),
+               at(row, BLOCK_BYTES))  # fmt: skip
+
+    @jit
+    def of_expert(row, context, thread, order, x, place, tokens, part, then, part_then):
+        size, block_bytes, ldy = part_size(row), at(row, BLOCK_BYTES), at(row, LDY) * 4
+        ahead = weight_of(at(row, W), order, then) + part_then * size * block_bytes
+        panel(row, tokens, x + place * at(row, GROUPS) * RECORD, at(row, Y) + place * ldy,
+              row_of(at(row, BIAS), order, place, ldy), weight_of(at(row, W), order, place), part * size,
+              min(at(row, BLOCKS), part * size + size), ahead)  # fmt: skip
+
+    part_size, parts = expert_parts(BLOCKS, BLOCK_BYTES)
+    experts = each_expert(of_expert, parts)
 
     @jit
     def kernel(row, context, thread):
-        tokens = count(row, context)
+        tokens, groups = count(row, context) * max(1, at(row, TOP_K)), at(row, GROUPS)
         if tokens == 0:
             return
-        w, blocks, groups, block_bytes = at(row, W), at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
         x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * groups * RECORD
-        panel = panel_of(context, blocks, block_bytes)
-        b0 = take(row, context, panel)
+        if at(row, ORDER) != 0:
+            experts(row, context, thread, at(row, ORDER), x, tokens)
+            return
+        w, blocks, block_bytes = at(row, W), at(row, BLOCKS), at(row, BLOCK_BYTES)
+        size = panel_of(context, blocks, block_bytes)
+        b0 = take(row, context, size)
         while b0 < blocks:
-            following = take(row, context, panel)  # so early that its weights can be fetched
+            following = take(row, context, size)  # so early that its weights can be fetched
             ahead = w + (following if following < blocks else b0) * block_bytes
-            strips(0, tokens, b0, min(blocks, b0 + panel), ahead, w, x, at(row, Y), at(row, LDY) * 4, at(row, BIAS),
-                   at(row, ACCUMULATE), groups, block_bytes)  # fmt: skip
+            panel(row, tokens, x, at(row, Y), at(row, BIAS), w, b0, min(blocks, b0 + size), ahead)
             b0 = following
 
     return kernel
@@ -158,34 +194,52 @@ def gated_matmul(name: str) -> Callable:
     Without `up_w` there is one product, and the activation of that.
     """
     op, strips = f"gated_{name}", strips_of(name)
-    X, W, UP_W, GATE, UP, LDY, BIAS, UP_BIAS, ACTIVATION, RECORDS, OWN, BLOCKS, GROUPS, BLOCK_BYTES = (
-        field(op, f) for f in GATED_FIELDS
-    )
+    (X, W, UP_W, GATE, UP, LDY, BIAS, UP_BIAS, ACTIVATION, RECORDS, OWN, BLOCKS, GROUPS, BLOCK_BYTES, ORDER,
+     TOP_K) = (field(op, f) for f in GATED_FIELDS)  # fmt: skip
+
+    @jit
+    def panel(row, tokens, x, place, bias, up_bias, w, up_w, b0, b1, ahead):
+        groups, block_bytes, ldy, records = at(row, GROUPS), at(row, BLOCK_BYTES), at(row, LDY) * 4, at(row, RECORDS)
+        gate, up, width = at(row, GATE) + place * ldy, at(row, UP) + place * ldy, at(row, LDY) // GROUP
+        then = up_w + b0 * block_bytes if up_w != 0 else ahead
+        strips(0, tokens, b0, b1, then, w, x, gate, ldy, bias, 0, groups, block_bytes)
+        if up_w != 0:
+            strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, up_bias, 0, groups, block_bytes)
+        g0, g1 = b0 // 2, (b1 + 1) // 2
+        for t in range(tokens):
+            gate_t, up_t = gate + t * ldy, up + t * ldy if up_w != 0 else 0
+            activate_groups(at(row, ACTIVATION), gate_t, up_t, gate_t, g0, g1)
+            if records != 0:
+                quantize_row(gate_t, records + place * width * RECORD, width, g0, g1, t, tokens)
+
+    @jit
+    def of_expert(row, context, thread, order, x, place, tokens, part, then, part_then):
+        size, block_bytes, ldy = part_size(row), at(row, BLOCK_BYTES), at(row, LDY) * 4
+        ahead = weight_of(at(row, W), order, then) + part_then * size * block_bytes
+        panel(row, tokens, x + place * at(row, GROUPS) * RECORD, place, row_of(at(row, BIAS), order, place, ldy),
+              row_of(at(row, UP_BIAS), order, place, ldy), weight_of(at(row, W), order, place),
+              weight_of(at(row, UP_W), order, place), part * size, min(at(row, BLOCKS), part * size + size),
+              ahead)  # fmt: skip
+
+    part_size, parts = expert_parts(BLOCKS, BLOCK_BYTES)
+    experts = each_expert(of_expert, parts)
 
     @jit
     def kernel(row, context, thread):
-        tokens = count(row, context)
+        tokens, groups = count(row, context) * max(1, at(row, TOP_K)), at(row, GROUPS)
         if tokens == 0:
             return
-        w, up_w, gate, up, ldy = at(row, W), at(row, UP_W), at(row, GATE), at(row, UP), at(row, LDY) * 4
-        blocks, groups, block_bytes = at(row, BLOCKS), at(row, GROUPS), at(row, BLOCK_BYTES)
         x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * groups * RECORD
-        panel, records = panel_of(context, blocks, block_bytes), at(row, RECORDS)
-        b0 = take(row, context, panel)
+        if at(row, ORDER) != 0:
+            experts(row, context, thread, at(row, ORDER), x, tokens)
+            return
+        w, up_w, blocks, block_bytes = at(row, W), at(row, UP_W), at(row, BLOCKS), at(row, BLOCK_BYTES)
+        size = panel_of(context, blocks, block_bytes)
+        b0 = take(row, context, size)
         while b0 < blocks:
-            following, b1 = take(row, context, panel), min(blocks, b0 + panel)
+            following = take(row, context, size)
             ahead = w + (following if following < blocks else b0) * block_bytes
-            then = up_w + b0 * block_bytes if up_w != 0 else ahead
-            strips(0, tokens, b0, b1, then, w, x, gate, ldy, at(row, BIAS), 0, groups, block_bytes)
-            if up_w != 0:
-                strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, at(row, UP_BIAS), 0, groups, block_bytes)
-            g0, g1 = b0 // 2, (b1 + 1) // 2
-            for t in range(tokens):
-                gate_t = gate + t * ldy
-                up_t = up + t * ldy if up_w != 0 else 0
-                activate_groups(at(row, ACTIVATION), gate_t, up_t, gate_t, g0, g1)
-                if records != 0:
-                    quantize_row(gate_t, records, ldy // (4 * GROUP), g0, g1, t, tokens)
+            panel(row, tokens, x, 0, at(row, BIAS), at(row, UP_BIAS), w, up_w, b0, min(blocks, b0 + size), ahead)
             b0 = following
 
     return kernel

@@ -13,12 +13,15 @@ from functools import partial
 from typing import Any
 
 from .common import at, copy_of, count, take
+from .experts import each_expert, row_of, weight_of
 from .layout import CHUNK, PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
 from .ops import field
 from .simd.words import ISA, f32xn, i64, jit, unrolled, void, word, zeros
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2}
-ROW_FIELDS = ("x", "w", "y", "ldy", "rows", "bias", "accumulate", "own", "ldx", "columns")
+ROW_FIELDS = (
+    "x", "w", "y", "ldy", "rows", "bias", "accumulate", "own", "ldx", "columns", "order", "top_k",
+)  # fmt: skip
 ROWS = 4  # in a register tile
 REGISTER = 4 * ISA.lanes  # bytes
 SHARE_BYTES = 256 << 10  # of weights that a thread takes at once, when there is one token
@@ -238,40 +241,75 @@ def panel_kernel(kind: Kind) -> Callable:
     return run
 
 
-def matmul(name: str) -> Callable:
-    """The kernel of op `matmul_<name>`: panels of rows are shared out."""
-    op, kind, size = f"matmul_{name}", Kind(name), SIZES[name]
-    X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS = (field(op, f) for f in ROW_FIELDS)
+def product_of(name: str) -> Callable:
+    """All tokens and some rows, at most PANEL_ROWS where there are several tokens.
+
+    following: the row, from the first one on, that the thread goes on with; panel: the thread's scratch.
+    """
+    kind, size = Kind(name), SIZES[name]
     in_place, in_panel = rows_kernel(kind), panel_kernel(kind)
 
     @jit
+    def product(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following, panel):
+        while rows > 0:
+            done = rows // ROWS * ROWS
+            if tokens == 1 and done > 0:
+                in_place(x, w, columns, y, bias, accumulate, done, following)
+            else:
+                done = rows
+                in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
+            w += done * columns * size
+            y += done * 4
+            bias += done * 4 if bias != 0 else 0
+            rows -= done
+
+    return product
+
+
+def matmul(name: str) -> Callable:
+    """The kernel of op `matmul_<name>`: panels of rows are shared out."""
+    op, size, product = f"matmul_{name}", SIZES[name], product_of(name)
+    X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
+
+    @jit
+    def panel(row, context, thread, tokens, x, y, bias, w, r, share, following):
+        columns, scratch = at(row, COLUMNS), at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        product(tokens, x, at(row, LDX) * 4, w + r * columns * size, columns, y + r * 4, at(row, LDY) * 4,
+                bias + r * 4 if bias != 0 else 0, at(row, ACCUMULATE), min(share, at(row, N) - r), following,
+                scratch)  # fmt: skip
+
+    @jit
+    def of_expert(row, context, thread, order, x, place, tokens, part, then, part_then):
+        ldy = at(row, LDY) * 4
+        panel(row, context, thread, tokens, x + place * at(row, LDX) * 4, at(row, Y) + place * ldy,
+              row_of(at(row, BIAS), order, place, ldy), weight_of(at(row, W), order, place), part * PANEL_ROWS,
+              PANEL_ROWS, 0)  # fmt: skip
+
+    @jit
+    def parts(row):
+        return (at(row, N) + PANEL_ROWS - 1) // PANEL_ROWS
+
+    experts = each_expert(of_expert, parts)
+
+    @jit
     def kernel(row, context, thread):
-        tokens = count(row, context)
+        tokens = count(row, context) * max(1, at(row, TOP_K))
         if tokens == 0:
             return
-        n, columns, accumulate = at(row, N), at(row, COLUMNS), at(row, ACCUMULATE)
-        ldx, ldy = at(row, LDX) * 4, at(row, LDY) * 4
-        x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * ldx
-        panel = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        x = at(row, X) + copy_of(row, OWN, context, thread) * tokens * at(row, LDX) * 4
+        if at(row, ORDER) != 0:
+            experts(row, context, thread, at(row, ORDER), x, tokens)
+            return
+        n = at(row, N)
         share = PANEL_ROWS
         if tokens == 1:
-            share = max(1, min(n // (at(context, THREADS) * 4), SHARE_BYTES // (columns * size)))
+            share = max(1, min(n // (at(context, THREADS) * 4), SHARE_BYTES // (at(row, COLUMNS) * size)))
             share = (share + ROWS - 1) // ROWS * ROWS
         r = take(row, context, share)
         while r < n:
             following = take(row, context, share)  # so early that its weights can be fetched
-            rows, ahead = min(share, n - r), (following if following < n else r) - r
-            while rows > 0:
-                w, y = at(row, W) + r * columns * size, at(row, Y) + r * 4
-                bias = at(row, BIAS) + r * 4 if at(row, BIAS) != 0 else 0
-                done = rows // ROWS * ROWS
-                if tokens == 1 and done > 0:
-                    in_place(x, w, columns, y, bias, accumulate, done, ahead)
-                else:
-                    done = rows
-                    in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
-                r += done
-                rows -= done
+            ahead = (following if following < n else r) - r
+            panel(row, context, thread, tokens, x, at(row, Y), at(row, BIAS), at(row, W), r, share, ahead)
             r = following
 
     return kernel

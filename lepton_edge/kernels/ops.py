@@ -5,11 +5,12 @@ here.  Kinds of field: `a` activation, `w` weight, `p` parameter (all three are 
 `i` integer, `f` float32 (its bits).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
-    "ACTIVATIONS", "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES", "ROW",
-    "TOKENS", "WANTED", "Op", "field",
+    "ACTIVATIONS", "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES",
+    "ROW", "TOKENS", "WANTED", "Op", "field",
 ]  # fmt: skip
 
 ROW = 36
@@ -20,10 +21,15 @@ TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, o
 
 @dataclass(frozen=True)
 class Op:
-    """One op: its name, and its fields as (name, kind)."""
+    """One op: its name, its fields as (name, kind), and those that a row may leave out."""
 
     name: str
     fields: tuple[tuple[str, str], ...]
+    optional: frozenset[str] = frozenset()
+
+    def complete(self, values: Iterable[str]) -> bool:
+        """Whether a row with these fields has all that it needs, and no others."""
+        return set(values) | self.optional == {name for name, _ in self.fields}
 
     def index(self, name: str) -> int:
         """Position of a field in the row."""
@@ -31,9 +37,10 @@ class Op:
 
 
 def _op(name: str, spec: str) -> Op:
-    """`spec` is 'name:kind …'; a word without a kind is an integer."""
-    words = [word.split(":") for word in spec.split()]
-    return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words))
+    """`spec` is 'name:kind …'; a word without a kind is an integer, one that ends in ? may be left out."""
+    words = [word.rstrip("?").split(":") for word in spec.split()]
+    optional = frozenset(word.rstrip("?").split(":")[0] for word in spec.split() if word.endswith("?"))
+    return Op(name, tuple((w[0], w[1] if len(w) > 1 else "i") for w in words), optional)
 
 
 PROBES = ("probe_read", "probe_dot", "probe_fma")  # kernels that are no ops: they measure the machine (`probe.py`)
@@ -48,6 +55,9 @@ HEADS = (
     "norm_step norm_eps:f norm_center"
 )
 
+# A product over experts: t is a place in `order`, and every weight a table of the experts' addresses.
+EXPERTS = "order:a? top_k?"
+
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
@@ -61,12 +71,20 @@ OPS: dict[str, Op] = {
         # records[t] = x[t] as int8 groups of 32 with scale and sum
         _op("quantize", "x:a ldx records:a groups"),
         # y[t] (+)= w x[t] (+ bias); own: of the thread's own x
-        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own blocks groups block_bytes")
+        *(_op(f"matmul_{f}", f"x:a w:w y:a ldy rows bias:p accumulate own blocks groups block_bytes {EXPERTS}")
           for f in PACKED),
-        *(_op(f"matmul_{f}", "x:a w:w y:a ldy rows bias:p accumulate own ldx columns") for f in PLAIN),
+        *(_op(f"matmul_{f}", f"x:a w:w y:a ldy rows bias:p accumulate own ldx columns {EXPERTS}") for f in PLAIN),
         # gate[t] = w x[t] (+ bias), the same for `up` where it has a weight, then `activate` of both into `gate`
         *(_op(f"gated_{f}", "x:a w:w up_w:w gate:a up:a ldy bias:p up_bias:p activation records:a own blocks groups "
-              "block_bytes") for f in PACKED),
+              f"block_bytes {EXPERTS}") for f in PACKED),
+        # the experts of the top_k largest logits in x[t], their shares of the softmax, and all (token, expert) pairs by
+        # expert: places[pair] = where it is in `order` (see `layout.PAIR`); all flat, each thread's own in a small step
+        _op("route", "x:a ldx experts top_k normalise shares:a places:a order:a"),
+        # y[place] = x[token of the pair there], and as int8 groups where `records` is given; each thread's own in a
+        # small step.  own: x is a norm's output; sorted: x has a row for each place, and all threads share the result
+        _op("dispatch", "x:a ldx own order:a top_k sorted y:a records:a"),
+        # y[t] (+)= the sum of share * x[place] over its pairs (+ sigmoid(shared_gate[t]) * shared[t])
+        _op("combine", "x:a ldx shares:a places:a top_k y:a accumulate shared:a shared_gate:a ldg"),
         # norm heads of q and k where they have norms, rotate them by their positions; k and v go into the cache
         *(_op(f"rope_{c}", HEADS) for c in CACHES),
         # y[t] = softmax(q k / scale) v over the sequence's cache, and as int8 groups where `records` is given; in a

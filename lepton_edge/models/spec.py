@@ -11,7 +11,9 @@ from typing import ClassVar, Protocol
 
 from .rope import RopeSpec
 
-__all__ = ["HF_MODULES", "Attention", "Block", "DecoderSpec", "FeedForward", "Layer", "Names", "Norm", "Parts"]
+__all__ = [
+    "HF_MODULES", "Attention", "Block", "DecoderSpec", "Experts", "FeedForward", "Layer", "Names", "Norm", "Parts",
+]  # fmt: skip
 
 HF_MODULES: Mapping[str, str] = {
     "embed": "model.embed_tokens",
@@ -26,9 +28,19 @@ HF_MODULES: Mapping[str, str] = {
     "down": "model.layers.{layer}.mlp.down_proj",
     "q_norm": "model.layers.{layer}.self_attn.q_norm",
     "k_norm": "model.layers.{layer}.self_attn.k_norm",
+    "router": "model.layers.{layer}.mlp.gate",
+    "expert_gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj",
+    "expert_up": "model.layers.{layer}.mlp.experts.{expert}.up_proj",
+    "expert_down": "model.layers.{layer}.mlp.experts.{expert}.down_proj",
+    "shared_gate": "model.layers.{layer}.mlp.shared_expert.gate_proj",
+    "shared_up": "model.layers.{layer}.mlp.shared_expert.up_proj",
+    "shared_down": "model.layers.{layer}.mlp.shared_expert.down_proj",
+    "shared_switch": "model.layers.{layer}.mlp.shared_expert_gate",
     "final_norm": "model.norm",
     "head": "lm_head",
 }
+
+STACKED = ("experts_in", "experts_out")  # matrices one behind the other
 
 Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weights [outputs, inputs], vectors [outputs]
 
@@ -44,13 +56,16 @@ class Names:
     transposed: frozenset[str] = frozenset()
 
     def name(self, part: str, layer: int | None = None) -> str:
-        """The tensor of `part`: `q` is q's weight and `q.bias` its bias. `layer` is needed for the parts of a layer.
+        """The tensor of `part`: `q` is q's weight, `q.bias` its bias, and `expert_up@3` that of expert 3.
+
+        `layer` is needed for the parts of a layer.
 
         >>> Names().name("q.bias", 3)
         'model.layers.3.self_attn.q_proj.bias'
         """
         module, _, kind = part.partition(".")
-        return f"{self.modules[module].format(layer=layer)}.{kind or 'weight'}"
+        module, _, expert = module.partition("@")
+        return f"{self.modules[module].format(layer=layer, expert=expert)}.{kind or 'weight'}"
 
     def without_prefix(self) -> "Names":
         """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
@@ -130,7 +145,7 @@ class Attention:
 class FeedForward:
     """down(activation(gate x) * up x), `width` wide (arXiv:2002.05202); not gated: down(activation(up x)).
 
-    joined: one weight `gate_up` has the rows of gate, then up.
+    joined: one weight `gate_up` has the rows of gate, then up.  prefix: of the parts' names.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ()
@@ -140,6 +155,7 @@ class FeedForward:
     bias: bool = False
     gated: bool = True
     joined: bool = False
+    prefix: str = ""
 
     def parts(self, hidden: int) -> Parts:
         """The tensors of a layer."""
@@ -148,8 +164,48 @@ class FeedForward:
             parts |= linear("gate_up", 2 * self.width, hidden, self.bias)
         else:
             for part in ("gate", "up") if self.gated else ("up",):
-                parts |= linear(part, self.width, hidden, self.bias)
-        return parts | linear("down", hidden, self.width, self.bias)
+                parts |= linear(self.prefix + part, self.width, hidden, self.bias)
+        return parts | linear(self.prefix + "down", hidden, self.width, self.bias)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A feed-forward that is a mixture (arXiv:1701.06538): a token goes through `top_k` of `count` gated ones, `width`
+    wide, and takes their shares of the router's softmax: over all experts, or, `normalise`, over its own ones.
+
+    layout: `apart`, every expert has weights of its own; `stacked`, `experts_in` [count, 2 width, hidden] has gate,
+    then up of each, and `experts_out` [count, hidden, width] down.  shared: width of an expert that all tokens go
+    through too, weighed by the sigmoid of `shared_switch`; 0 for none.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("router", "shared_switch")
+
+    count: int
+    top_k: int
+    width: int
+    normalise: bool = True
+    activation: str = "silu"
+    layout: str = "apart"
+    shared: int = 0
+
+    @property
+    def shared_expert(self) -> FeedForward:
+        """The one that all tokens go through."""
+        return FeedForward(self.shared, self.activation, prefix="shared_")
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        parts = linear("router", self.count, hidden)
+        if self.layout == "stacked":
+            parts |= {"experts_in": (self.count, 2 * self.width, hidden)}
+            parts |= {"experts_out": (self.count, hidden, self.width)}
+        else:
+            for e in range(self.count):
+                parts |= linear(f"expert_gate@{e}", self.width, hidden) | linear(f"expert_up@{e}", self.width, hidden)
+                parts |= linear(f"expert_down@{e}", hidden, self.width)
+        if self.shared:
+            parts |= self.shared_expert.parts(hidden) | linear("shared_switch", 1, hidden)
+        return parts
 
 
 class Block(Protocol):
@@ -225,7 +281,7 @@ class DecoderSpec:
         return {
             self.names.name(part, layer)
             for (part, layer), shape in self._parts().items()
-            if len(shape) == 2 and (layer is None or part not in self._parameters(layer))
+            if (len(shape) == 2 or part in STACKED) and (layer is None or part not in self._parameters(layer))
         }
 
     def transposed(self) -> set[str]:

@@ -1,5 +1,6 @@
 """Lower a decoder to a program: the order of a model's parts, and the operands and rows that its blocks share."""
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -251,10 +252,10 @@ class Builder:
         place = f"{name}[{first}:{first + rows}]"
         if place not in self.program.weights:
             whole = self._checked(name)
-            format, columns = get_format(whole.format), whole.shape[1]
+            format, columns = get_format(whole.format), whole.shape[-1]
             if first % format.block_rows or rows % format.block_rows:
                 raise UnsupportedModelError(
-                    f"{name}: holds two matrices of {rows} rows; {whole.format} needs a multiple of "
+                    f"{name}: holds several matrices of {rows} rows; {whole.format} needs a multiple of "
                     f"{format.block_rows}; keep it in another format (--keep '{part}=f16')"
                 )
             start = format.nbytes(first, columns)
@@ -264,7 +265,8 @@ class Builder:
 
     def _checked(self, name: str) -> Weight:
         weight = self.weight(name)
-        nbytes = get_format(weight.format).nbytes(*self.shapes[name])
+        *rows, columns = self.shapes[name]
+        nbytes = get_format(weight.format).nbytes(math.prod(rows), columns)
         if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
             raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
         return weight
@@ -336,6 +338,10 @@ class Builder:
     def records_of(self, x: str) -> str:
         """The name of x as int8 groups."""
         return f"{x}_records"
+
+    def format_of(self, name: str) -> str:
+        """The format of a weight, or of those of a table."""
+        return self.program.weights_of(name)[0].format
 
     def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Any]:
         """Sizes of a packed weight's row blocks; zeros for a plain one."""

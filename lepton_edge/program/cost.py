@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import GROUP, PAGE, RECORD, SMALL
+from ..kernels.layout import PAGE, RECORD, SMALL
 from ..kernels.ops import OPS, TOKENS
 from .batch import Batch
 from .table import Program, Row
@@ -66,8 +66,12 @@ def costs(program: Program, batch: Batch) -> NDArray[np.float64]:
             continue
         kind = row.op.partition("_")[0]
         if row.products:
-            for weight in (program.weights[name] for name in row.products):
-                found[i] += weight.data.nbytes, 2 * weight.shape[0] * weight.shape[1] * tokens
+            top_k = int(row.values.get("top_k") or 0)
+            for weights in (program.weights_of(name) for name in row.products):
+                n = len(weights)
+                read = n * (1 - (1 - top_k / n) ** tokens) if top_k else 1  # experts, where tokens choose evenly
+                work = 2 * weights[0].shape[0] * weights[0].shape[1] * tokens * max(1, top_k)
+                found[i] += weights[0].data.nbytes * read, work
         elif kind == "attention":
             found[i] = _attention(row, slots, positions, position_bytes)
         elif row.op in CELLS:
@@ -96,8 +100,8 @@ def _activations(program: Program, row: Row) -> int:
     total = 0
     for buffer in (program.buffers[name] for name in named):
         # Records are shared by rows of several sizes: this row fills its own groups of them.
-        groups = int(row.values.get("groups", buffer.ld // GROUP) or 0)
-        total += groups * RECORD if buffer.records else buffer.token_bytes
+        shared = buffer.records and "groups" in row.values
+        total += int(row.values["groups"] or 0) * RECORD if shared else buffer.token_bytes
     if "w" in row.values:
         weight = program.weights[str(row.values["w"])]
         total += weight.data.nbytes // weight.shape[0]

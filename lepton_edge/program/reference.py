@@ -15,7 +15,7 @@ from ..errors import RequestError
 from ..kernels.layout import GROUP
 from ..kernels.ops import ACTIVATIONS, CACHES, PACKED, PLAIN
 from ..models.spec import DecoderSpec
-from . import recurrent, summary
+from . import mixture, recurrent, summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
 
@@ -169,13 +169,55 @@ def quantize(run: Reference, row: Values) -> None:
 
 def matmul(run: Reference, row: Values) -> None:
     """y = x w^T, plus the bias, plus what y held where `accumulate` is set."""
-    w = run.weight(row["w"])
-    y = run.buffer(row["x"])[:, : w.shape[1]] @ w.T
-    if row["bias"] is not None:
-        y = y + run.param(row["bias"], len(w))
+    x, bias = run.buffer(row["x"]), row["bias"]
+    if row.get("order"):
+        y = _of_experts(run, row, x)
+    else:
+        w = run.weight(row["w"])
+        y = x[:, : w.shape[1]] @ w.T + (run.param(bias, len(w)) if bias is not None else 0)
     if row["accumulate"]:
         y = y + run.buffer(row["y"])
     run.put(row["y"], y)
+
+
+def _of_experts(run: Reference, row: Values, x: Array) -> Array:
+    """x [pairs, K] in the order of the experts, each times the weight of its own, plus its bias."""
+    table, n = run.program.tables[row["w"]], run.program.weights_of(row["w"])[0].shape[0]
+    y = np.zeros((len(x), n))
+    for e in np.unique(run.buffer(row["order"])[:, 1]).astype(int):
+        here = run.buffer(row["order"])[:, 1] == e
+        w = run.weight(table[e])
+        y[here] = x[here][:, : w.shape[1]] @ w.T
+        if row["bias"] is not None:
+            y[here] += run.program.params[row["bias"]].reshape(len(table), -1)[e, :n]
+    return y
+
+
+def route(run: Reference, row: Values) -> None:
+    """Which experts each token goes to, with which shares, and the pairs in the order of the experts."""
+    chosen, shares = mixture.choose(run.buffer(row["x"]), row["top_k"], bool(row["normalise"]))
+    places, order = mixture.sort_pairs(chosen)
+    run.put(row["shares"], shares)
+    run.put(row["places"], places.astype(np.float64))
+    run.put(row["order"], order.astype(np.float64))
+
+
+def dispatch(run: Reference, row: Values) -> None:
+    """y[place] = x[token of the pair there], or x[place]."""
+    x, pairs = run.buffer(row["x"]), run.buffer(row["order"])[:, 0].astype(int)
+    y = x if row["sorted"] else x[pairs // row["top_k"]]
+    if row["y"] is not None:
+        run.put(row["y"], y)
+    run.put_records(row["records"], y)
+
+
+def combine(run: Reference, row: Values) -> None:
+    """y[t] (+)= the sum of share * x[place] over its pairs (+ sigmoid(shared_gate[t]) * shared[t])."""
+    shares, places = run.buffer(row["shares"]), run.buffer(row["places"]).astype(int)
+    y = np.einsum("tk,tkn->tn", shares, run.buffer(row["x"])[places])
+    if row["shared"] is not None:
+        y = y + sigmoid(run.buffer(row["shared_gate"])) * run.buffer(row["shared"])
+    run.put(row["y"], run.buffer(row["y"]) + y if row["accumulate"] else y)
 
 
 def activate(run: Reference, row: Values) -> None:
@@ -191,7 +233,7 @@ def gated(run: Reference, row: Values) -> None:
     """One product of x or two, and their activation."""
     for w, y, bias in (("w", "gate", "bias"), ("up_w", "up", "up_bias")):
         if row[w] is not None:
-            matmul(run, dict(x=row["x"], w=row[w], y=row[y], bias=row[bias], accumulate=0))
+            matmul(run, dict(x=row["x"], w=row[w], y=row[y], bias=row[bias], accumulate=0, order=row.get("order")))
     rest = {name: row[name] for name in ("gate", "up", "activation", "records")}
     activate(run, dict(y=row["gate"], **rest))
 
@@ -264,6 +306,9 @@ def attention(run: Reference, row: Values) -> None:
 OPS: dict[str, Callable[[Reference, Values], None]] = {
     "rms_norm": rms_norm,
     "quantize": quantize,
+    "route": route,
+    "dispatch": dispatch,
+    "combine": combine,
     "layer_norm": layer_norm,
     "activate": activate,
     "limit": limit,

@@ -70,7 +70,7 @@ class Row:
 
     @property
     def products(self) -> list[str]:
-        """The weights that all tokens are multiplied with."""
+        """The weights that all tokens are multiplied with, or the tables of experts' weights."""
         if self.op.partition("_")[0] not in ("matmul", "gated"):
             return []
         named = [self.values[name] for name, kind in OPS[self.op].fields if kind == "w"]
@@ -79,9 +79,10 @@ class Row:
 
 @dataclass
 class Program:
-    """A whole model.  `params` are float32 vectors, padded with zeros; `ropes` are tables of angles, [context, dim]
-    of cosines and then sines; `page_bytes` is one page of the KV cache, `state_bytes` the recurrent
-    state of a sequence; `logits_rows` is the number of rows after which the logits are there."""
+    """A whole model.  `tables` are the names of the weights of a layer's experts; `params` are float32 vectors, padded
+    with zeros; `ropes` are tables of angles, [context, dim] of cosines and then sines; `page_bytes` is one page of the
+    KV cache, `state_bytes` the recurrent state of a sequence; `logits_rows` is the number of rows after which the
+    logits are there."""
 
     vocab: int
     context: int
@@ -89,6 +90,7 @@ class Program:
     rows: list[Row] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
+    tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     ropes: dict[str, RopeSpec] = field(default_factory=dict)
     page_bytes: int = 0
@@ -106,8 +108,12 @@ class Program:
     @property
     def step_bytes(self) -> int:
         """Bytes of weights that a decode step of one token reads."""
-        used = {name for row in self.rows for name in row.products}
-        return sum(self.weights[name].data.nbytes for name in used)
+        used = {name: int(row.values.get("top_k") or 0) for row in self.rows for name in row.products}
+        return sum(self.weights_of(name)[0].data.nbytes * max(1, top_k) for name, top_k in used.items())
+
+    def weights_of(self, name: str) -> list[Weight]:
+        """A weight by its name, or the weights of a table."""
+        return [self.weights[held] for held in self.tables.get(name, (name,))]
 
     def need_scratch(self, nbytes: int) -> None:
         """See to it that each thread has so much scratch memory."""
@@ -115,8 +121,13 @@ class Program:
 
     def copied(self) -> set[str]:
         """The activations of which every thread has its own in a small step."""
-        rows = [row.values for row in self.rows if row.op.endswith("norm") and row.values["own"]]
-        return {str(values[name]) for values in rows for name in ("y", "records") if values[name] is not None}
+        found: set[Value] = set()
+        for op, values in ((row.op, row.values) for row in self.rows):
+            if (op.endswith("norm") and values["own"]) or (op == "dispatch" and not values["sorted"]):
+                found |= {values["y"], values["records"]}
+            elif op == "route":
+                found |= {values["shares"], values["places"], values["order"]}
+        return {str(name) for name in found if name is not None}
 
     def ops(self) -> list[str]:
         """The ops that the program uses, each once."""
@@ -125,17 +136,17 @@ class Program:
     def bind(self, kernels: Mapping[str, int], address: Callable[[str, str], int]) -> NDArray[np.int64]:
         """The table that the kernels walk, int64 [rows, ROW].
 
-        `kernels` maps an op to its address; `address(kind, name)` gives that of a buffer ('a'), weight ('w'),
-        parameter or table of angles ('p').
+        `kernels` maps an op to its address; `address(kind, name)` gives that of a buffer ('a'), weight or
+        table of addresses of weights ('w'), parameter or table of angles ('p').
         """
         table = np.zeros((len(self.rows), ROW), np.int64)
         for i, row in enumerate(self.rows):
             table[i, KERNEL], table[i, BARRIER], table[i, COUNT] = kernels[row.op], row.barrier, row.count
             op = OPS[row.op]
-            if set(row.values) != {name for name, _ in op.fields}:
+            if not op.complete(row.values):
                 raise AssertionError(f"row {i}: fields of {row.op} are {op.fields}, got {list(row.values)}")
             for name, kind in op.fields:
-                value = row.values[name]
+                value = row.values.get(name)
                 if kind in "awp":
                     table[i, op.index(name)] = 0 if value is None else address(kind, str(value))
                 elif kind == "f":

@@ -1,5 +1,6 @@
 """One tensor from one format to another, some rows at a time, on every core."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def map_rows(weight: Weight, block_rows: int, work: Callable[[NDArray[np.float32
     n is a multiple of `block_rows`, except at the end. A weight that `work` refuses (RequestError) becomes a
     CheckpointError that names the tensor and `where` it comes from.
     """
-    rows, columns = weight.shape
+    rows, columns = math.prod(weight.shape[:-1]), weight.shape[-1]
     source = get_format(weight.format)
     block = max(block_rows, source.block_rows)
     step = max(CHUNK // max(columns, 1) // block, 1) * block
@@ -58,7 +59,7 @@ def pack_weight(weight: Weight, format: str, where: str) -> Weight:
     where: the file it comes from, for the CheckpointError raised for weights that are not finite or too large.
     """
     target = get_format(format)
-    rows, columns = weight.shape
+    rows, columns = math.prod(weight.shape[:-1]), weight.shape[-1]
     memory = np.empty(target.nbytes(rows, columns) + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
     end = first

@@ -110,7 +110,7 @@ def _formats(
     matrices = [
         name
         for name in sorted(checkpoint.names if wanted is None else checkpoint.names.intersection(wanted))
-        if len(checkpoint.shape(name)) == 2
+        if (wanted is not None or len(checkpoint.shape(name)) == 2)
         and 0 not in checkpoint.shape(name)
         and checkpoint.info(name).dtype in FORMAT_OF_DTYPE
     ]
@@ -130,7 +130,7 @@ class _Run:
         self.checkpoint = checkpoint
         self.formats = {name: f for name, f in formats.items() if f.name != checkpoint.format(name)}
         self.packed = {
-            name: PackedTensor(f.name, _matrix(checkpoint.shape(name))) for name, f in formats.items() if f.packed
+            name: PackedTensor(f.name, checkpoint.shape(name)) for name, f in formats.items() if f.packed
         }
         self.progress = progress
         self.total = sum(info.stop - info.start for info in map(checkpoint.info, checkpoint.names))
@@ -148,7 +148,7 @@ class _Run:
             if name in self.formats:
                 dtype = self.formats[name].dtype
             if name in self.packed:
-                shape = (self.formats[name].nbytes(*self.packed[name].shape),)
+                shape = (self.packed[name].nbytes,)
             write = self._converted if name in self.formats else self._copied
             entries.append(Entry(name, dtype, shape, partial(write, name)))
         return sorted(entries, key=lambda entry: (entry.name not in self.packed, -DTYPE_BYTES[entry.dtype]))
@@ -187,11 +187,6 @@ def _measure(target: Format, w: NDArray[np.float32]) -> tuple[int, NDArray[np.ui
     change = target.unpack(data, *w.shape)
     change -= w
     return w.size, data, float(np.vdot(change, change)), float(np.vdot(w, w))
-
-
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    rows, columns = shape
-    return rows, columns
 
 
 def _write_config(checkpoint: Checkpoint, formats: dict[str, Format], format: str, folder: Path) -> None:

@@ -20,18 +20,19 @@ ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 class RandomCheckpoint:
     """Stands in for a `Checkpoint`: the same weights for the same shapes, format and seed.
 
-    Matrices [N, K] are normal with standard deviation 1/sqrt(K) and stored as `format`, other tensors as f32; vectors
-    are ones (norms) or, when their name ends in 'bias', zeros. Every tensor has memory of its own, as in a file.
+    Matrices [N, K], or many of them one behind the other, are normal with standard deviation 1/sqrt(K) and stored as
+    `format`, other tensors as f32; vectors are ones (norms) or, when their name ends in 'bias', zeros. Every tensor has
+    memory of its own, as in a file.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], format: str, seed: int = 0,
                  matrices: Collection[str] | None = None) -> None:  # fmt: skip
-        """Takes every tensor's name and shape; matrices: which of them are such, None for all of two dimensions.
+        """Takes every tensor's name and shape; matrices: which of them are such, None for all but vectors.
 
         RequestError for an unknown format.
         """
         self._shapes = dict(shapes)
-        self._matrices = matrices if matrices is not None else {n for n, shape in shapes.items() if len(shape) == 2}
+        self._matrices = matrices if matrices is not None else {n for n, shape in shapes.items() if len(shape) > 1}
         self._format = get_format(format)
         self._seed = seed
 

@@ -77,6 +77,10 @@ class Engine:
             for name, rope in program.ropes.items()
         }
         self._ropes_filled = 0
+        self._experts: dict[str, NDArray[np.int64]] = {
+            name: np.array([weight.data.ctypes.data for weight in program.weights_of(name)], np.int64)
+            for name in program.tables
+        }
         found = kernels([*program.ops(), "walk"], isa, notify)
         self._table = program.bind(found, self._address)
         self._inputs = np.zeros((8, MAX_BATCH), np.int64)
@@ -353,6 +357,8 @@ class Engine:
             held = self.program.buffers[name]
             return int(self._buffers[held.within.name if held.within else name].ctypes.data) + 4 * held.first
         if kind == "w":
+            if name in self._experts:
+                return int(self._experts[name].ctypes.data)
             return int(self.program.weights[name].data.ctypes.data)
         return int((self._ropes if name in self._ropes else self.program.params)[name].ctypes.data)
 

@@ -88,7 +88,7 @@ def test_the_program_is_the_one_that_runs(folder, capsys, dtype) -> None:
 
 def test_the_families(capsys) -> None:
     found = shown(capsys, "--families").split()
-    assert found == families() and {"GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"} < set(found)
+    assert found == families() and {"LlamaForCausalLM", "MixtralForCausalLM", "RwkvForCausalLM"} < set(found)
 
 
 def test_a_folder_that_lacks_tensors(folder, capsys) -> None:

@@ -75,7 +75,9 @@ STABLELM, COHERE = ("StableLmForCausalLM", "stablelm"), ("CohereForCausalLM", "c
 COHERE2, FALCON = ("Cohere2ForCausalLM", "cohere2"), ("FalconForCausalLM", "falcon")
 OPT, BLOOM, MPT = ("OPTForCausalLM", "opt"), ("BloomForCausalLM", "bloom"), ("MptForCausalLM", "mpt")
 EXAONE4, BIGCODE = ("Exaone4ForCausalLM", "exaone4"), ("GPTBigCodeForCausalLM", "gpt_bigcode")
-MINISTRAL = ("MinistralForCausalLM", "ministral")
+MINISTRAL, MIXTRAL = ("MinistralForCausalLM", "ministral"), ("MixtralForCausalLM", "mixtral")
+QWEN2_MOE, QWEN3_MOE = ("Qwen2MoeForCausalLM", "qwen2_moe"), ("Qwen3MoeForCausalLM", "qwen3_moe")
+OLMOE, GRANITE_MOE = ("OlmoeForCausalLM", "olmoe"), ("GraniteMoeForCausalLM", "granitemoe")
 
 LONG = {
     "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 4.0, 8.0],
@@ -155,6 +157,25 @@ FAMILIES = [
     _family("bigcode_mha", *BIGCODE, _few(48, 3), UNTIED, multi_query=False, activation_function="gelu"),
     _family("ministral", *MINISTRAL, _sizes(48, 64, 4, 2, layers=3), UNTIED, sliding_window=6, layer_types=KINDS,
             head_dim=14),
+    _family("mixtral", *MIXTRAL, _sizes(48, 40, 4, 2), UNTIED, num_local_experts=6, num_experts_per_tok=2),
+    _family("mixtral_window", *MIXTRAL, _sizes(60, 36, 5, 1, layers=3), TIED, num_local_experts=3, sliding_window=9,
+            num_experts_per_tok=1, head_dim=10),
+    _family("qwen2_moe", *QWEN2_MOE, _sizes(48, 70, 4, 2, layers=4), UNTIED, num_experts=7, num_experts_per_tok=3,
+            moe_intermediate_size=36, shared_expert_intermediate_size=52, decoder_sparse_step=2, mlp_only_layers=[3]),
+    _family("qwen2_moe_all", *QWEN2_MOE, _sizes(40, 64, 5, 5, layers=3), TIED, num_experts=4, num_experts_per_tok=4,
+            moe_intermediate_size=32, shared_expert_intermediate_size=40, norm_topk_prob=True, qkv_bias=False,
+            use_sliding_window=True, sliding_window=7, max_window_layers=2),
+    _family("qwen3_moe", *QWEN3_MOE, _sizes(48, 64, 6, 2, layers=3), UNTIED, num_experts=9, num_experts_per_tok=2,
+            moe_intermediate_size=44, norm_topk_prob=True, mlp_only_layers=[1], head_dim=10),
+    _family("qwen3_moe_window", *QWEN3_MOE, _sizes(60, 50, 5, 1), TIED, num_experts=5, num_experts_per_tok=3,
+            moe_intermediate_size=30, attention_bias=True, use_sliding_window=True, sliding_window=11),
+    _family("olmoe", *OLMOE, _sizes(48, 40, 4, 4), UNTIED, num_experts=10, num_experts_per_tok=4, pad_token_id=0),
+    _family("olmoe_clip", *OLMOE, _sizes(60, 34, 6, 2), TIED, num_experts=4, num_experts_per_tok=2, clip_qkv=0.6,
+            norm_topk_prob=True, pad_token_id=0),
+    _family("granitemoe", *GRANITE_MOE, _sizes(48, 48, 4, 2), TIED, num_local_experts=6, num_experts_per_tok=3,
+            embedding_multiplier=12.0, attention_multiplier=0.1, residual_multiplier=0.22, logits_scaling=6.0),
+    _family("granitemoe_mqa", *GRANITE_MOE, _sizes(80, 32, 5, 1), UNTIED, num_local_experts=4, num_experts_per_tok=1,
+            attention_bias=True, attention_multiplier=0.3, residual_multiplier=0.5),
 ]  # fmt: skip
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -174,9 +195,9 @@ def tensors(family: Family) -> Iterator[tuple[str, np.ndarray]]:
     matrices, transposed = spec.matrices(), spec.transposed()
     for name, shape in spec.tensors().items():
         normal = _normal(f"{family.name}/{name}", math.prod(shape)).reshape(shape)
-        if name in matrices:
+        if name in matrices or (len(shape) == 2 and "norm" not in name):
             loud = any(word in name for word in ("q_proj", "k_proj", "qkv", "query_key", "c_attn"))
-            values = normal * ((1.5 if loud else 1.0) / math.sqrt(shape[1]))
+            values = normal * ((1.5 if loud else 1.0) / math.sqrt(shape[-1]))
         elif name.endswith(".bias"):
             values = 0.3 * normal
         else:

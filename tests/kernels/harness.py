@@ -101,7 +101,7 @@ class Rig:
 
     def row(self, op: str, *, count: int = TOKENS, barrier: int = ALWAYS, **values: object) -> "Rig":
         """Append a row; arrays stand for their addresses, None for none."""
-        assert set(values) == {name for name, _ in OPS[op].fields}, f"fields of {op}: {OPS[op].fields}"
+        assert OPS[op].complete(values), f"fields of {op}: {OPS[op].fields}"
         self._rows.append((op, count, barrier, values))
         return self
 
@@ -111,7 +111,7 @@ class Rig:
         for line, (op, count, barrier, values) in zip(table, self._rows, strict=True):
             line[[KERNEL, COUNT, BARRIER]] = addresses[op], count, barrier
             for name, kind in OPS[op].fields:
-                value = values[name]
+                value = values.get(name)
                 if isinstance(value, np.ndarray):
                     value = value.ctypes.data
                 elif kind == "f":

@@ -226,7 +226,7 @@ def test_gated_is_two_products_and_their_swiglu(isa, format, t):
             assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-@each_isa
+@pytest.mark.parametrize("isa", [*ISAS, *EMULATED])
 @pytest.mark.parametrize("format", PACKED)
 def test_without_a_gate_one_product_is_activated(isa, format):
     """Bit by bit what the two rows by themselves give."""

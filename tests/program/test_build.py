@@ -91,7 +91,7 @@ def test_bind_puts_names_in_their_places():
         assert line[KERNEL] == 1000 + list(OPS).index(row.op)
         assert (line[BARRIER], line[COUNT]) == (row.barrier, row.count)
         for name, kind in OPS[row.op].fields:
-            value, found = row.values[name], line[OPS[row.op].index(name)]
+            value, found = row.values.get(name), line[OPS[row.op].index(name)]
             if value is None:
                 assert found == 0
             elif kind == "f":

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...models.recurrent import ChannelMix4, ChannelMix7, Mamba, Mamba2, ShortConv, TimeMix4, TimeMix7
-from ...models.spec import Attention, FeedForward
-from . import attention, feed_forward, mamba, rwkv, short_conv
+from ...models.spec import Attention, Experts, FeedForward
+from . import attention, experts, feed_forward, mamba, rwkv, short_conv
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -34,6 +34,7 @@ class Block(NamedTuple):
 
 BLOCKS: dict[type, Block] = {
     Attention: Block(attention.inputs, attention.inside, attention.output),
+    Experts: Block(experts.inputs, experts.inside, experts.output),
     FeedForward: Block(feed_forward.inputs, feed_forward.inside, feed_forward.output),
     ShortConv: Block(short_conv.inputs, short_conv.inside, short_conv.output),
     Mamba: Block(mamba.inputs, mamba.inside, mamba.output),

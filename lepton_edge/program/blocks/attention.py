@@ -51,15 +51,16 @@ def _heads(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
         names = [b.part_of(whole, part, place) for part, place in zip("qkv", places, strict=True)]
         b.linear("qkv", i, "h", whole, own=True)
         written = {whole: query + 2 * key}
+    q, k, v = names
+    norms = _norms(b, spec, i, q, k)
     if spec.clip:
         for name, n in written.items():
             last = name == list(written)[-1]
             b.emit("limit", f"layer {i} clip", x=name, ldx=b.ld(name), n=n, limit=spec.clip, soft=0,
                    barrier=ALWAYS if last else NEVER)  # fmt: skip
-    q, k, v = names
     return dict(
         q=q, ldq=b.ld(q), q_step=q_step, k=k, v=v, ldk=b.ld(k), k_step=k_step, heads=spec.heads,
-        kv_heads=spec.kv_heads, head_dim=d, layer=_place(b, spec), **_positions(b, spec), **_norms(b, spec, i, q, k),
+        kv_heads=spec.kv_heads, head_dim=d, layer=_place(b, spec), **_positions(b, spec), **norms,
     )  # fmt: skip
 
 

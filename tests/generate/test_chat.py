@@ -98,6 +98,8 @@ def test_the_turn_ends_where_the_template_says(folder) -> None:
     made = chat.say([USER], "Hi<|other|>!<|im_end|>never said")
     assert made == Answer("Hi!", "", (), "stop")
     assert chat.prompt.text == "<|im_start|>user\nHello you.<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.prompt.ids == chat.tokenizer.encode(chat.prompt.text, special=False) != chat.tokenizer.encode("")
+    assert chat.prompt.ids[0] == chat.tokenizer.added_id("<|im_start|>"), "the template writes special tokens, or not"
     assert chat.tokenizer.eos_ids == {1}
     assert chat.prompt.ends == {chat.tokenizer.added_id("<|im_end|>")}
 

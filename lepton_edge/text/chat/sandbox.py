@@ -142,10 +142,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return tree
 
-    def tick(self, weight: int) -> bool:
+    def tick(self, weight: int) -> None:
         """One turn of a loop whose body has so many characters and expressions."""
         _budget.get().charge(weight)
-        return True
 
     def concat_text(self, *values: Any) -> str:
         """The `~` operator."""
@@ -189,9 +188,6 @@ class Counted(NodeTransformer):
         weight = sum(_weight(part) for part in node.body)
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_call("tick", [nodes.Const(weight)], node.lineno), lineno=node.lineno))
-        if node.test is not None:
-            tick = _call("tick", [nodes.Const(1)], node.lineno)
-            node.test = nodes.And(tick, node.test, lineno=node.lineno)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:

@@ -31,7 +31,7 @@ def parse(reader: AnswerParser, pieces) -> Part:
 
 WEATHER = ToolCall("get_weather", {"place": "Köln"})
 ADD = ToolCall("add", {"a": 1, "b": [2.5, None, {"c": True}]})
-ODD = ToolCall("add", {"s": 'a "quoted" \\ </tool_call> {[<|end|><|call|>]} [TOOL_CALLS] ; \n{"name": "x"}'})
+ODD = ToolCall("add", {"s": 'one " \\ ]}}} </tool_call> {[<|end|><|call|>] [TOOL_CALLS] ; \n{"name": "x"'})
 
 
 def body(call: ToolCall, key: str = "arguments") -> str:
@@ -104,7 +104,8 @@ def test_a_cut_answer_loses_nothing_that_was_whole(name: str, data) -> None:
     found = parse(parser(name), cut)
     assert calls[: len(found.calls)] == found.calls
     assert "Reasons.".startswith(found.reasoning[:8])
-    assert "Text.".startswith(found.text[:5]) and (found.text.startswith("Text.") or not found.calls)
+    if found.text != cut:  # which is half of the first marker, or the beginning of the text
+        assert "Text.".startswith(found.text[:5]) and (found.text.startswith("Text.") or not found.calls)
 
 
 SOUP = st.lists(

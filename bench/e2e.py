@@ -243,7 +243,7 @@ def engines(args: argparse.Namespace) -> list[Engine]:
 def pieces(args: argparse.Namespace) -> list[tuple[str, list[Job]]]:
     """What to measure, each piece with its title."""
     found = []
-    for shape in args.shapes or SHAPES:
+    for shape in args.shapes or plan.SHAPES:
         if args.all:
             planned = plan.pieces(shape, args.t, available())
             found += [(f"{shape}: {name}", jobs) for name, jobs in planned.items() if args.piece in (None, name)]

@@ -150,26 +150,24 @@ class Sequence:
     Attributes:
         shared: the engine.
         slot: its number in the engine; None while it has none.
-        tokens: those in the cache.
+        length: tokens in the cache.
+        tokens: which they are, for a sequence that is kept; else empty.
         cancelled: set by `SharedEngine.cancel`; no step follows.
     """
 
     def __init__(self, shared: SharedEngine, keep: bool) -> None:
         self.shared = shared
         self.slot: int | None = None
+        self.length = 0
         self.tokens: list[int] = []
         self.cancelled = False
         self._keep = keep
-
-    @property
-    def length(self) -> int:
-        """How many tokens are in the cache."""
-        return len(self.tokens)
 
     def open(self, prompt: NDArray[np.int32] = NOTHING) -> None:
         """Take a slot. Where sequences are kept, it may hold the beginning of `prompt` int32 [T], never all of it."""
         if self._keep:
             self.slot, self.tokens = self.shared.take_kept(prompt)
+            self.length = len(self.tokens)
         else:
             self.slot = self.shared.take_slot()
 
@@ -178,7 +176,7 @@ class Sequence:
         slot, self.slot = self.slot, None
         if slot is None:
             return
-        if self._keep and self.tokens:
+        if self.tokens:
             self.shared.keep_slot(slot, self.tokens)
         else:
             self.shared.free_slot(slot)
@@ -191,7 +189,7 @@ class Sequence:
         """
         slots, positions = self._places(tokens.size)
         logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted))
-        self.tokens += tokens.tolist()
+        self._append(tokens)
         return logits
 
     def follow(self, tokens: NDArray[np.int32], sampler: Sampler) -> tuple[int, float]:
@@ -209,8 +207,14 @@ class Sequence:
             return sampler.choose(engine.step(tokens, slots, positions, last, (sampler.temperature,)), 0)
 
         chosen = self.shared.step(self, work)
-        self.tokens += tokens.tolist()
+        self._append(tokens)
         return chosen
+
+    def _append(self, tokens: NDArray[np.int32]) -> None:
+        """Tokens int32 [T] are in the cache now."""
+        self.length += tokens.size
+        if self._keep:
+            self.tokens += tokens.tolist()
 
     def _places(self, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Slots and positions int32 [count] of the next tokens."""

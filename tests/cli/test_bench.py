@@ -19,6 +19,7 @@ class FakeEngine:
 
     vocab, max_batch, threads, isa, format = 100, 64, 2, "avx2", "q4"
     program = SimpleNamespace(step_bytes=5_000_000)
+    can_truncate = True
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -126,6 +126,14 @@ def test_any_pieces_mean_the_same(name: str, soup: list, width: int, begun: bool
     assert parse(parser(name, prompt=prompt), pieces) == parse(parser(name, prompt=prompt), [answer])
 
 
+@pytest.mark.parametrize("start", ["<|channel|>", "<|start|>", "<|start|><|channel|>", "<|channel|><|start|>"])
+def test_a_header_without_an_end_is_a_text(start: str) -> None:
+    answer = start + "x" * 5000
+    for width in (3, 5000):
+        pieces = [answer[i : i + width] for i in range(0, len(answer), width)]
+        assert parse(parser("harmony"), pieces).text == "x" * 5000
+
+
 @given(st.sampled_from(["hermes", "mistral", "llama3", "plain"]), SOUP)
 def test_text_that_is_no_call_is_kept(name: str, soup: list) -> None:
     answer = "".join(soup)

@@ -61,6 +61,7 @@ class Harmony:
             if len(self._held) < MOST_HEADER and (not self._held.strip() or HEADER.match(self._held) or self._begins()):
                 return False
             self._channel, self._recipient = "final", None  # no header: a text
+            self._held = self._held.removeprefix(START).removeprefix(CHANNEL)  # else the text would end before it began
         else:
             channel, recipient = CHANNEL_NAME.search(header), RECIPIENT.search(header)
             self._channel = channel[1] if channel else "final"

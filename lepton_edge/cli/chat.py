@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,8 @@ class Chat:
         self._session = session
         self._options = options
         self._verbose = verbose
+        self._typing = _Typing()
+        self._stopped = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: print(HELP),
             "/clear": lambda _: session.clear(),
@@ -96,7 +98,23 @@ class Chat:
 
     def run(self) -> None:
         """Read messages and commands until the end. An error ends it only where nobody sits at the terminal."""
-        lines = _typed() if self.interactive else _piped()
+        if not self.interactive:
+            self._follow(_piped())
+            return
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            self._follow(self._typing)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        """Ctrl-C drops a line that is being typed; else it stops the answer, also one that has not begun yet."""
+        if self._typing.now:
+            raise KeyboardInterrupt
+        self._stopped = True
+        self._model.cancel()
+
+    def _follow(self, lines: Iterable[str]) -> None:
         for message in _joined(lines):
             word, _, rest = message.partition(" ")
             if word in ("/quit", "/exit"):
@@ -110,6 +128,7 @@ class Chat:
                 if not self.interactive:
                     raise
                 print(f"error: {' '.join(str(error).split())}", flush=True)
+            self._stopped = False
 
     def _command(self, word: str, rest: str) -> None:
         if word not in self._commands:
@@ -130,16 +149,14 @@ class Chat:
         pieces: list[ChatPiece] = []
         screen = _Screen(self.interactive)
         started = first = time.perf_counter()
-        before = signal.getsignal(signal.SIGINT)
-        if self.interactive:
-            signal.signal(signal.SIGINT, lambda number, frame: self._model.cancel())
         try:
             for piece in self._model.stream_chat(messages, **self._options):
                 first = first if pieces else time.perf_counter()
                 pieces.append(piece)
                 screen.show(piece)
+                if self._stopped:
+                    self._model.cancel()
         finally:
-            signal.signal(signal.SIGINT, before)
             screen.end(pieces[-1].finish_reason if pieces else None)
         answer = Answer.of(pieces)
         if answer.text or answer.reasoning or answer.tool_calls:
@@ -182,18 +199,32 @@ class _Screen:
         print(text, end="", flush=True)
 
 
-def _typed() -> Iterator[str]:
-    """Lines from the terminal, with line editing and the history of this conversation; Ctrl-C drops a line."""
-    with contextlib.suppress(ImportError):  # the Windows console has its own
-        import readline  # noqa: F401 - input() uses it
-    while True:
-        try:
-            yield input("> ")
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D quits)")
-        except EOFError:
-            print()
-            return
+class _Typing:
+    """Lines from the terminal, with line editing and the history of this conversation; Ctrl-C drops a line.
+
+    now: whether a line is being typed.
+    """
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def __iter__(self) -> Iterator[str]:
+        with contextlib.suppress(ImportError):  # the Windows console has its own
+            import readline  # noqa: F401 - input() uses it
+        while True:
+            try:
+                self.now = True
+                line = input("> ")
+                self.now = False
+            except KeyboardInterrupt:
+                self.now = False
+                print("\n(Ctrl-D quits)")
+            except EOFError:
+                self.now = False
+                print()
+                return
+            else:
+                yield line
 
 
 def _piped() -> Iterator[str]:
@@ -205,7 +236,7 @@ def _piped() -> Iterator[str]:
             raise RequestError(f"stdin: line {number} is not UTF-8; expected UTF-8 text; convert it first") from None
 
 
-def _joined(lines: Iterator[str]) -> Iterator[str]:
+def _joined(lines: Iterable[str]) -> Iterator[str]:
     """Messages: a line that ends in a backslash goes on in the next one."""
     held: list[str] = []
     for line in lines:

@@ -134,6 +134,11 @@ def test_a_header_without_an_end_is_a_text(start: str) -> None:
         assert parse(parser("harmony"), pieces).text == "x" * 5000
 
 
+def test_a_header_is_looked_for_where_one_can_be() -> None:
+    answer = "<|channel|>" + "x" * 600 + "<|message|>y"
+    assert {parse(parser("harmony"), pieces) for pieces in (answer, [answer])} == {Part("x" * 600 + "<|message|>y")}
+
+
 @given(st.sampled_from(["hermes", "mistral", "llama3", "plain"]), SOUP)
 def test_text_that_is_no_call_is_kept(name: str, soup: list) -> None:
     answer = "".join(soup)
@@ -168,7 +173,8 @@ def test_text_that_is_no_call_is_kept(name: str, soup: list) -> None:
          Part("", "", (ToolCall("f", {"x": 1}, "abc"), ToolCall("g", {})))),
         ("mistral", '[TOOL_CALLS]f[CALL_ID]a1[ARGS]{"x": 1}', Part("", "", (ToolCall("f", {"x": 1}, "a1"),))),
         ("mistral", "[TOOL_CALLS]f[ARGS]{'x'", Part("[TOOL_CALLS]f[ARGS]{'x'")),
-        ("mistral", "[TOOL_CALLS] or what?", Part("[TOOL_CALLS]or what?")),
+        ("mistral", "[TOOL_CALLS] or what?", Part("[TOOL_CALLS] or what?")),
+        ("mistral", "[TOOL_CALLS]\n ", Part("[TOOL_CALLS]\n ")),
         ("mistral", "[TOOL_CALLS][]", Part("[TOOL_CALLS][]")),
         ("llama3", '{"name": "add", "parameters": {"a": 1}}', Part("", "", (ToolCall("add", {"a": 1}),))),
         ("llama3", '{"type": "function", "name": "add", "parameters": {}}', Part("", "", (ToolCall("add", {}),))),

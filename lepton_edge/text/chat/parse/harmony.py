@@ -56,17 +56,18 @@ class Harmony:
         return self._text(writer)
 
     def _header(self, writer: Writer) -> bool:
-        header, found, rest = self._held.partition(MESSAGE)
-        if not found:
+        place = self._held.find(MESSAGE, 0, MOST_HEADER)
+        if place < 0 or not HEADER.match(self._held):
             if len(self._held) < MOST_HEADER and (not self._held.strip() or HEADER.match(self._held) or self._begins()):
                 return False
             self._channel, self._recipient = "final", None  # no header: a text
             self._held = self._held.removeprefix(START).removeprefix(CHANNEL)  # else the text would end before it began
         else:
+            header = self._held[:place]
             channel, recipient = CHANNEL_NAME.search(header), RECIPIENT.search(header)
             self._channel = channel[1] if channel else "final"
             self._recipient = recipient[1].removeprefix("functions.") if recipient else None
-            self._held, self._json = rest, Balanced()
+            self._held, self._json = self._held[place + len(MESSAGE) :], Balanced()
         self._body = True
         return True
 
@@ -114,7 +115,7 @@ class Harmony:
             writer.text(text)
 
     def _end_body(self, writer: Writer) -> None:
-        for end in ENDS:
-            self._held = self._held.removeprefix(end)
+        end = next((end for end in ENDS if self._held.startswith(end)), "")
+        self._held = self._held[len(end) :]
         writer.cut() if self._channel == "analysis" else None
         self._body = False

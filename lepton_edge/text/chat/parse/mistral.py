@@ -40,7 +40,7 @@ class Mistral:
         before, found, after = self._held.partition(BEGIN)
         if found:
             writer.text(before)
-            self._held, self._inside, self._json = after.lstrip(), True, Balanced()
+            self._held, self._inside, self._json = after, True, Balanced()
             return True
         keep = len(self._held) - possible(self._held, [BEGIN])
         writer.text(self._held[:keep])
@@ -50,10 +50,9 @@ class Mistral:
     def _calls(self, writer: Writer) -> bool:
         if not self._held.strip():
             return False
-        self._held = self._held.lstrip()
         header = NAME.match(self._held)
-        start = header.end() if header else 0
-        if not header and self._held[0] not in "[{":
+        start = header.end() if header else len(self._held) - len(self._held.lstrip())
+        if not header and self._held[start] not in "[{":
             if len(self._held) < MOST_HEADER and NAME_BEGUN.fullmatch(self._held):
                 return False
             return self._give_up(writer)

@@ -50,6 +50,7 @@ from .simd.words import (
     atomic_add,
     atomic_store,
     broadcast_f32,
+    div,
     exp2,
     fma,
     get_i64,
@@ -68,8 +69,8 @@ from .simd.words import (
     store_f32_some,
 )
 
-Y, LDY, SCALE, WINDOW, CAP, SLOPES, RECORDS = (
-    field("attention_f32", f) for f in ("y", "ldy", "scale", "window", "cap", "slopes", "records")
+Y, LDY, SCALE, WINDOW, CAP, SLOPES, RECORDS, SINKS = (
+    field("attention_f32", f) for f in ("y", "ldy", "scale", "window", "cap", "slopes", "records", "sinks")
 )
 LOG2E = np.float32(1.4426950408889634)
 NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
@@ -140,12 +141,31 @@ def state_of(state, r):
 
 
 @jit
-def store_outputs(out, state, target, ldy, group, rows, d, padded):
+def shrink(old, new):
+    """2^(old - new) in all lanes."""
+    return splat(lane(exp2(splat(old - new)), 0))
+
+
+@jit
+def share_of(state, r, sink):
+    """What row r's sums are to be multiplied with: 1 / sum of weights, to which the sink's weight counts, where there
+    is one."""
+    top, sums = state_of(state, r)
+    total = reduce_add(load_f32(sums))
+    if sink == 0:
+        return splat(F1 / total)
+    old, score = get_f32(top), get_f32(sink) * LOG2E
+    new = max(old, score)
+    keep = shrink(old, new)
+    return div(keep, fma(splat(total), keep, shrink(score, new)))
+
+
+@jit
+def store_outputs(out, state, target, ldy, group, rows, d, padded, sinks):
     """out / sum of weights, to where the heads lie in y."""
     for r in range(rows):
-        _, sums = state_of(state, r)
         y = target + (r // group * ldy + r % group * d) * 4
-        share = splat(F1 / reduce_add(load_f32(sums)))
+        share = share_of(state, r, sinks + r % group * 4 if sinks != 0 else 0)
         for i in range(0, d, 16):
             store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
 
@@ -241,12 +261,6 @@ def partial(context, item, part, parts, chunks, padded):
     rows = chunks * QUERY_ROWS
     out = at(context, PARTIALS) + 8 * SPLIT_ITEMS + (item * parts + part) * rows * (4 * padded + STATE)
     return out, out + rows * 4 * padded
-
-
-@jit
-def shrink(old, new):
-    """2^(old - new) in all lanes."""
-    return splat(lane(exp2(splat(old - new)), 0))
 
 
 @jit
@@ -363,6 +377,7 @@ def attention(name: str) -> Callable:
             scratch, chunks, groups_of(d) * GROUP
         )
         slopes = at(row, SLOPES) + g * group * 4 if at(row, SLOPES) != 0 else 0
+        sinks = at(row, SINKS) + g * group * 4 if at(row, SINKS) != 0 else 0
         if not start_bends(bends, get_f32(row + CAP), slopes):
             bends = 0
         out, state = final, final_state
@@ -389,7 +404,7 @@ def attention(name: str) -> Callable:
         if parts > 1 and not merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
             return
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
-        store_outputs(final, final_state, y, at(row, LDY), group, rows, d, padded)
+        store_outputs(final, final_state, y, at(row, LDY), group, rows, d, padded, sinks)
         if at(row, RECORDS) != 0:  # then the columns of this item are whole groups
             groups, here = at(row, HEADS) * d // GROUP, group * d // GROUP
             for t in range(first, first + tokens):

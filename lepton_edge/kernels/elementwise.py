@@ -183,14 +183,33 @@ def relu2(x):
     return mul(above, above)
 
 
-def activation(function: Callable, others: Callable | None, number: int) -> Callable:
-    """y = function(gate) (* up) in the groups g0..g1 of a token's row, if `kind` is its number; else as `others` do."""
+@jit
+def clamped_silu(x):
+    """min(x, 7) sigmoid(1.702 min(x, 7)), the gate of gpt-oss."""
+    return quick_gelu(vmin(splat(np.float32(7)), x))
+
+
+@jit
+def same(x):
+    return x
+
+
+@jit
+def clamped_plus_one(x):
+    """x within +-7, plus 1: what gpt-oss multiplies its gate with."""
+    limit = np.float32(7)
+    return add(vmax(splat(-limit), vmin(splat(limit), x)), splat(F1))
+
+
+def activation(function: Callable, factor: Callable, others: Callable | None, number: int) -> Callable:
+    """y = function(gate) (* factor(up)) in the groups g0..g1 of a token's row, if `kind` is its number; else as
+    `others` do."""
 
     @jit
     def here(gate, up, y, g0, g1):
         if up != 0:
             for i in range(g0 * GROUP * 4, g1 * GROUP * 4, 64):
-                store_f32(y + i, mul(function(load_f32(gate + i)), load_f32(up + i)))
+                store_f32(y + i, mul(function(load_f32(gate + i)), factor(load_f32(up + i))))
         else:
             for i in range(g0 * GROUP * 4, g1 * GROUP * 4, 64):
                 store_f32(y + i, function(load_f32(gate + i)))
@@ -215,10 +234,11 @@ def activation(function: Callable, others: Callable | None, number: int) -> Call
 
 def activations() -> Callable:
     """`activation` of any of ACTIVATIONS."""
-    functions = (silu, gelu, gelu_tanh, quick_gelu, relu, relu2)
+    functions = (*((f, same) for f in (silu, gelu, gelu_tanh, quick_gelu, relu, relu2)),
+                 (clamped_silu, clamped_plus_one))  # fmt: skip
     found = None
     for number in reversed(range(len(ACTIVATIONS))):
-        found = activation(functions[number], found, number)
+        found = activation(*functions[number], found, number)
     assert found is not None
     return found
 

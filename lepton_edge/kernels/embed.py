@@ -103,8 +103,23 @@ def copy_q4(w, token, y, n, groups, block_bytes):
         block += Q4_GROUP
 
 
+@jit
+def copy_mxfp4(w, token, y, n, groups, block_bytes):
+    block, r = w + token // BLOCK * block_bytes, token % BLOCK
+    for g in range(groups):
+        scale = lane(load_bf16(block), r)
+        for c in range(min(GROUP, n - g * GROUP)):
+            byte = get_u8(block + SCALES + c // 8 * 64 + r * 4 + c % 4)
+            code = byte >> (c % 8 // 4 * 4) & 15
+            size = code & 7  # 0 1 2 3 4 5 6 7 stand for 0 1 2 3 4 6 8 12
+            size += max(0, size - 4) + 2 * max(0, size - 6)
+            put_f32(y + (g * GROUP + c) * 4, np.float32(size if code < 8 else -size) * scale)
+        block += Q4_GROUP
+
+
 KERNELS = {
     **{f"embed_{name}": partial(plain, name) for name in LOADS},
     "embed_q8": partial(lookup, "embed_q8", copy_q8),
     "embed_q4": partial(lookup, "embed_q4", copy_q4),
+    "embed_mxfp4": partial(lookup, "embed_mxfp4", copy_mxfp4),
 }

@@ -5,6 +5,7 @@ GROUP = 32  # columns that share a scale
 BLOCK = 16  # rows of a packed weight that lie interleaved
 SCALES = 2 * BLOCK  # bytes of a group's scales, one a row; its codes follow
 Q4_GROUP, Q8_GROUP = SCALES + BLOCK * GROUP // 2, SCALES + BLOCK * GROUP  # bytes of a group of 16 rows
+GROUP_BYTES = {"q4": Q4_GROUP, "q8": Q8_GROUP, "mxfp4": Q4_GROUP}
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
 # Row-major weights: the sums over the lanes are taken after so many columns at most; as floats, a panel of so many rows

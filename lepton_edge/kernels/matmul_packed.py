@@ -1,4 +1,4 @@
-"""y = W x for packed weights (q4, q8) and activations quantized to int8 groups of 32.
+"""y = W x for packed weights (q4, q8, mxfp4) and activations quantized to int8 groups of 32.
 
 W lies in blocks of 16 rows (see `quant/formats/blocks.py`): one register of weights holds 4 columns of 16 rows, and is
 multiplied with 4 values of x repeated in all lanes, so there is no horizontal sum.  A register tile is `tokens` x
@@ -12,11 +12,10 @@ from typing import Any
 from .common import at, copy_of, count, quantize_row, take
 from .elementwise import activate_groups
 from .experts import each_expert, row_of, weight_of
-from .layout import GROUP, Q4_GROUP, Q8_GROUP, RECORD, THREADS
+from .layout import GROUP, GROUP_BYTES, RECORD, THREADS
 from .ops import field
 from .simd.words import ISA, i64, jit, unrolled, zeros
 
-GROUP_BYTES = {"q4": Q4_GROUP, "q8": Q8_GROUP}
 FEW = 4  # tokens in a tile that waits for memory: fetching ahead made decoding 1.1 to 1.2 times as fast
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
 ROW_FIELDS = (
@@ -266,6 +265,6 @@ def chain(strips: Sequence[Callable]) -> Callable:
 
 
 KERNELS = {
-    **{f"matmul_{name}": partial(matmul, name) for name in ("q4", "q8")},
-    **{f"gated_{name}": partial(gated_matmul, name) for name in ("q4", "q8")},
+    **{f"matmul_{name}": partial(matmul, name) for name in GROUP_BYTES},
+    **{f"gated_{name}": partial(gated_matmul, name) for name in GROUP_BYTES},
 }

@@ -44,8 +44,8 @@ def _op(name: str, spec: str) -> Op:
 
 
 PROBES = ("probe_read", "probe_dot", "probe_fma")  # kernels that are no ops: they measure the machine (`probe.py`)
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2")
-PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "clamped_swiglu")
+PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4", "mxfp4"), ("f16", "f32", "q8")
 
 # Queries that share a key head lie `q_step` floats from the next ones, key and value heads `k_step`.  The first
 # `rope_dim` numbers of a head are turned, in pairs (i, i + rope_dim / 2), or (2 i, 2 i + 1) if `paired`.  Norms of
@@ -89,8 +89,9 @@ OPS: dict[str, Op] = {
         *(_op(f"rope_{c}", HEADS) for c in CACHES),
         # y[t] = softmax(q k / scale) v over the sequence's cache, and as int8 groups where `records` is given; in a
         # small step it does what rope does, too
-        # cap: scores become cap * tanh(scores / cap); slopes: of each head, times the distance, is added (ALiBi)
-        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a") for c in CACHES),
+        # cap: scores become cap * tanh(scores / cap); slopes: of each head, times the distance, is added (ALiBi);
+        # sinks: a score of each query head that has its share of the softmax, and no value
+        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a sinks:p?") for c in CACHES),
         # y[t] = activation(gate[t]) (* up[t]), and as int8 groups where `records` is given; see ACTIVATIONS
         _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
         # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)

@@ -221,10 +221,12 @@ def combine(run: Reference, row: Values) -> None:
 
 
 def activate(run: Reference, row: Values) -> None:
-    """y = activation(gate) (* up) (arXiv:2002.05202)."""
-    y = ACTIVATION[ACTIVATIONS[row["activation"]]](run.buffer(row["gate"]))
+    """y = activation(gate) (* up) (arXiv:2002.05202); the clamped one multiplies with up + 1, up within +-7."""
+    kind = ACTIVATIONS[row["activation"]]
+    y = ACTIVATION[kind](run.buffer(row["gate"]))
     if row["up"] is not None:
-        y = y * run.buffer(row["up"])
+        up = run.buffer(row["up"])
+        y = y * (np.clip(up, -7, 7) + 1 if kind == "clamped_swiglu" else up)
     run.put(row["y"], y)
     run.put_records(row["records"], y)
 
@@ -298,6 +300,10 @@ def attention(run: Reference, row: Values) -> None:
         if row["slopes"] is not None:
             away = np.arange(first, position + 1) - position
             scores = scores + run.param(row["slopes"], row["heads"]).reshape(kv_heads, -1, 1) * away
+        if row.get("sinks") is not None:  # one more position, whose value is zero
+            sinks = run.param(row["sinks"], row["heads"]).reshape(kv_heads, -1, 1)
+            scores = np.concatenate([scores, sinks], axis=2)
+            values = np.concatenate([values, np.zeros_like(values[:1])])
         y[t] = np.einsum("ghp,pgd->ghd", softmax(scores), values)
     run.put(row["y"], y.reshape(len(slots), row["heads"] * d))
     run.put_records(row["records"], run.buffer(row["y"]))
@@ -416,4 +422,5 @@ ACTIVATION: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * sigmoid(1.702 * x),
     "relu": lambda x: np.maximum(x, 0),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "clamped_swiglu": lambda x: np.minimum(x, 7) * sigmoid(1.702 * np.minimum(x, 7)),
 }

@@ -4,7 +4,7 @@ import pytest
 from kernels.harness import EMULATED, FOREIGN, ISAS
 
 from lepton_edge.kernels.library import kernels
-from lepton_edge.kernels.ops import OPS, PROBES
+from lepton_edge.kernels.ops import OPS, PACKED, PROBES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,4 +14,4 @@ def compiled() -> None:
     for isa in EMULATED:
         kernels([*(op for op in OPS if op.startswith(("matmul", "gated"))), "quantize", "walk"], isa)
     for isa in FOREIGN:
-        kernels(["matmul_q4", "matmul_q8", "quantize", "walk"], isa)
+        kernels([*(f"matmul_{format}" for format in PACKED), "quantize", "walk"], isa)

@@ -29,6 +29,7 @@ EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni")
 # Sets of another architecture, whose products of packed weights alone have lanes of their own.
 FOREIGN = tuple(f"{n}@{ISAS[0]}" for n in ("i8mm", "neon") if instruction_set(n).machine != architecture())
 U = 2.0**-24  # the relative error of one float32 operation, at most
+FP4 = (0, 1, 2, 3, 4, 6, 8, 12)  # twice what an mxfp4 code stands for, but for its sign
 GUARD = 0xFF  # as floats of any width: NaN
 
 
@@ -209,16 +210,27 @@ def check_records(records: np.ndarray, isa: str, x: np.ndarray) -> None:
 
 
 def pack_codes(format: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The bytes of a q4 or q8 weight, from codes [N, K] and float16 scales [N, groups]: the layout, byte by byte."""
+    """The bytes of a packed weight, from codes [N, K] and scales [N, groups]: the layout, byte by byte.
+
+    Codes of mxfp4 are twice the values, and its scales powers of two.
+    """
     rows, columns = codes.shape
-    blocks, groups, zero = pad(rows, 16) // 16, pad(columns) // GROUP, 8 if format == "q4" else 128
+    blocks, groups, zero = pad(rows, 16) // 16, pad(columns) // GROUP, {"q4": 8, "q8": 128, "mxfp4": 0}[format]
     stored = np.full((blocks * 16, groups * GROUP), zero, np.uint8)
+    if format == "mxfp4":
+        sizes = np.searchsorted(FP4, np.abs(codes))
+        assert np.array_equal(np.array(FP4)[sizes], np.abs(codes))
+        codes = np.where(codes < 0, 8 + sizes, sizes)
     stored[:rows, :columns] = codes + zero
     lanes = stored.reshape(blocks, 16, groups, 8, 4).transpose(0, 2, 3, 1, 4)  # block, group, four columns, row, column
-    if format == "q4":
+    if format != "q8":
         lanes = lanes[:, :, 0::2] | lanes[:, :, 1::2] << 4
-    all_scales = np.zeros((blocks * 16, groups), np.float16)
+    all_scales = np.zeros((blocks * 16, groups), np.float32)
     all_scales[:rows] = scales
+    if format == "mxfp4":
+        all_scales = (all_scales.view(np.uint32) >> 16).astype(np.uint16)
+    else:
+        all_scales = all_scales.astype(np.float16)
     head = np.ascontiguousarray(all_scales.reshape(blocks, 16, groups).transpose(0, 2, 1)).view(np.uint8)
     body = np.concatenate([head, lanes.reshape(blocks, groups, -1)], axis=2).reshape(blocks, -1)
     return np.pad(body, ((0, 0), (0, -body.shape[1] % 64))).reshape(-1)

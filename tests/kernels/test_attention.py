@@ -17,11 +17,11 @@ class Attention:
     """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
 
     def __init__(self, isa, kind, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
-                 split=False, cap=0.0, slopes=None):  # fmt: skip
+                 split=False, cap=0.0, slopes=None, sinks=None):  # fmt: skip
         """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be."""
         rng = np.random.default_rng(seed)
         self.heads, self.group, self.d, self.window = heads, heads // kv_heads, d, window
-        self.cap, self.slopes = cap, slopes
+        self.cap, self.slopes, self.sinks = cap, slopes, sinks
         slots = [slot for slot, _, count in runs for _ in range(count)]
         self.positions = [first + i for _, first, count in runs for i in range(count)]
         self.slots, t = slots, len(slots)
@@ -46,7 +46,8 @@ class Attention:
         rig.row(f"attention_{kind}", q=q, ldq=q.shape[1], k=None, v=None, ldk=0, heads=heads, kv_heads=kv_heads,
                 head_dim=d, rope_dim=0, table=None, layer=128, y=self.y, ldy=q.shape[1], scale=self.scale,
                 window=window, records=None, q_step=self.group * d, k_step=d, cap=cap,
-                slopes=None if slopes is None else rig.memory.padded(slopes[None]), **PLAIN_HEADS)  # fmt: skip
+                slopes=None if slopes is None else rig.memory.padded(slopes[None]),
+                sinks=None if sinks is None else rig.memory.padded(sinks[None]), **PLAIN_HEADS)  # fmt: skip
 
     def set_queries(self, q):
         self.q = q
@@ -65,7 +66,8 @@ class Attention:
         p is then off by the part 2 s (its own score and the maximum's), 2 U |score - maximum| (the difference,
         rounded) and the errors of exp2 for itself and for the rescaling at each page and in a merge.  Sums over n
         positions add (n + 1) U each, above and below the fraction line.  A weight below the smallest float32, TINY,
-        may be 0; lanes that are masked weigh nothing.
+        may be 0; lanes that are masked weigh nothing.  A sink is one more score, rounded once, times a rounded log2 e,
+        and everything is rescaled once more, with three roundings, when it joins the others.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
         for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
@@ -82,6 +84,10 @@ class Attention:
                 fall = self.slopes[:, None].astype(np.float64) * (np.arange(first, p + 1) - p)
                 scores = scores + fall
                 off = off + 4 * U * (np.abs(fall) + np.abs(scores)).max(1, keepdims=True)
+            if self.sinks is not None:
+                scores = np.concatenate([scores, self.sinks[:, None].astype(np.float64)], axis=1)
+                v = np.concatenate([v, np.zeros_like(v[:, :1])], axis=1)
+                off = off + EXP + 2 * U * np.abs(self.sinks)[:, None] + 2 * U
             below = scores - scores.max(1, keepdims=True)
             weights = np.exp(below)
             weights /= weights.sum(1, keepdims=True)
@@ -127,6 +133,24 @@ def test_bent_scores(isa, kind, cap, falling, window, kv_heads, group):
     slopes = (2.0 ** -np.linspace(1, 8, heads)).astype(np.float32) if falling else None
     Attention(isa, kind, heads, kv_heads, 24, [300, 140], [(0, 299, 1), (1, 100, 40)], scale=4.0, cap=cap,
               slopes=slopes, window=window).check(threads=2)  # fmt: skip
+
+
+@each_isa
+@each_kind
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_sinks(isa, kind, scale):
+    """Far below all scores, among them and far above, another for each head: tiles, windows, long caches in parts."""
+    sinks = np.array([-200.0, -1.0, 0.5, 2.0, 3.0, 200.0], np.float32)
+    runs = [(0, 299, 1), (1, 100, 40), (2, 0, 3)]
+    for window in (0, 50):
+        Attention(isa, kind, 6, 2, 24, [300, 140, 3], runs, window=window, scale=scale, sinks=sinks).check(threads=2)
+    long = PART_PAGES * PAGE * 3 - 5
+    case = Attention(isa, kind, 6, 2, 24, [long, 40], [(0, long - 1, 1), (1, 39, 1)], scale=scale, sinks=sinks,
+                     split=True)  # fmt: skip
+    case.check()
+    alone = case.run().copy()
+    assert np.array_equal(case.run(threads=3), alone)
+    assert (np.abs(alone[1, 5]) < 1e-30).all() or scale > 1, "a sink that outweighs all leaves nothing"
 
 
 @each_isa
@@ -307,7 +331,7 @@ def test_small_steps_rotate_and_store_within_attention(isa, kind, heads, kv_head
 def small_step(isa, kind, heads, kv_heads, d, positions, joined, threads, small):
     """One token of each sequence -> y, its records, the caches' bytes; small: in two rows that need no third.
 
-    joined: q, k and v lie in one activation, heads are normed, and neighbours turn as pairs.
+    joined: q, k and v lie in one activation, heads are normed and have sinks, and neighbours turn as pairs.
     """
     t, rng, whole = len(positions), np.random.default_rng(7), heads // kv_heads * d % GROUP == 0
     rig = Rig(isa, t, slots=range(t), positions=positions, tiles=[(i, 1) for i in range(t)], small=small,
@@ -334,8 +358,9 @@ def small_step(isa, kind, heads, kv_heads, d, positions, joined, threads, small)
                      ldk=ld, k_step=step, paired=1, q_norm=norms[0], k_norm=norms[1], norm_step=d, norm_eps=1e-3,
                      norm_center=1)  # fmt: skip
     rig.row(f"rope_{kind}", barrier=LARGE, **both)
+    sinks = memory.padded(rng.standard_normal((1, heads)).astype(np.float32)) if joined else None
     rig.row(f"attention_{kind}", **both, y=y, ldy=y.shape[1], scale=d**-0.5, window=0, cap=0.0, slopes=None,
-            records=records if small and whole else None)  # fmt: skip
+            sinks=sinks, records=records if small and whole else None)  # fmt: skip
     if not (small and whole):
         rig.row("quantize", x=y, ldx=y.shape[1], records=records, groups=y.shape[1] // GROUP)
     rig.run(threads)

@@ -9,7 +9,7 @@ from lepton_edge.kernels.ops import LARGE
 from lepton_edge.program.mixture import choose, sort_pairs
 from lepton_edge.quant.formats import FORMATS, get_format
 
-PACKED = ("q4", "q8")
+PACKED = ("q4", "q8", "mxfp4")
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_format = pytest.mark.parametrize("format", FORMATS)
 
@@ -164,7 +164,7 @@ def test_products_are_the_dense_ones(isa, format, n, k):
 def test_gated_products_are_the_dense_ones(isa, format, n, k):
     experts, top_k = 5, 2
     gates, ups = ([get_format(format).pack(normal(e + s, n, k)) for e in range(experts)] for s in (0, 50))
-    bias, ld = normal(8, experts, n), pad(n)
+    bias, up_bias, ld = normal(8, experts, n), normal(9, experts, n), pad(n)
     for t, threads in [(1, 2), (23, 3)]:
         x = normal(t, t, k)
         case = Routed(isa, normal(n, t, experts), top_k)
@@ -176,8 +176,8 @@ def test_gated_products_are_the_dense_ones(isa, format, n, k):
         held = [table(m, weights, used) for weights in (gates, ups)]
         shape = shape_of(format, n, k, gates[0])
         case.rig.row(f"gated_{format}", x=rows, w=held[0][1], up_w=held[1][1], gate=gate, up=up, ldy=ld,
-                     bias=m.padded(bias), up_bias=None, activation=0, records=out, own=1, order=case.order, top_k=top_k,
-                     **shape)  # fmt: skip
+                     bias=m.padded(bias), up_bias=m.padded(up_bias), activation=6, records=out, own=1, order=case.order,
+                     top_k=top_k, **shape)  # fmt: skip
         case.rig.run(threads)
         tokens, size = case.order[:, 0] // top_k, record_bytes(1, n)
         for e, first, stop in case.segments():
@@ -186,8 +186,8 @@ def test_gated_products_are_the_dense_ones(isa, format, n, k):
             y, other = (m.padded(np.zeros((stop - first, n), np.float32)) for _ in range(2))
             records = m.bytes(record_bytes(stop - first, n))
             rig.row(f"gated_{format}", x=m.array(quantized(isa, x[tokens[here]])), w=m.array(gates[e]),
-                    up_w=m.array(ups[e]), gate=y, up=other, ldy=ld, bias=m.padded(bias[e : e + 1]), up_bias=None,
-                    activation=0, records=records, own=0, **shape)  # fmt: skip
+                    up_w=m.array(ups[e]), gate=y, up=other, ldy=ld, bias=m.padded(bias[e : e + 1]),
+                    up_bias=m.padded(up_bias[e : e + 1]), activation=6, records=records, own=0, **shape)  # fmt: skip
             rig.run()
             assert np.array_equal(gate[here], y) and np.array_equal(up[here], other)
             assert np.array_equal(out[first * size : stop * size], records)

@@ -13,13 +13,13 @@ from lepton_edge.kernels.machine import instruction_set
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 kind, word = instruction_set(sys.argv[1]), sys.argv[2]
-lanes, size = (16, ir.IntType(32)) if word == "dot4" else (kind.lanes, ir.FloatType())
+lanes, size = (16, ir.IntType(32)) if word in ("dot4", "fp4") else (kind.lanes, ir.FloatType())
 register = ir.VectorType(size, lanes)
 module = ir.Module()
 function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4), "f")
 builder = ir.IRBuilder(function.append_basic_block())
 isa = kind(builder)
-operands = [isa.load(address, 0, register) for address in function.args[: 2 if word == "round_pairs" else 3]]
+operands = [isa.load(address, 0, register) for address in function.args[: {"round_pairs": 2, "fp4": 1}.get(word, 3)]]
 isa.store(function.args[3], 0, getattr(isa, word)(*operands))
 builder.ret_void()
 target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
@@ -42,6 +42,8 @@ def lines(isa: str, word: str) -> list[str]:
     ("avx512bf16", "round_pairs", "vcvtne2ps2bf16", "%zmm", 1),
     ("avx512", "fma", "vfmadd", "%zmm", 1),
     ("avx2", "fma", "vfmadd", "%ymm", 1),
+    ("avx512", "fp4", "vpshufb", "%zmm", 1),
+    ("avx2", "fp4", "vpshufb", "%ymm", 2),
 ])  # fmt: skip
 def test_words_are_single_instructions(isa, word, instruction, register, count):
     code = lines(isa, word)

@@ -4,13 +4,14 @@ from itertools import cycle, product
 
 import numpy as np
 import pytest
-from kernels.harness import EMULATED, FOREIGN, ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
+from kernels.harness import EMULATED, FOREIGN, FP4, ISAS, Rig, U, pack_codes, pad, read_records, record_bytes
 
 from lepton_edge.kernels.machine import instruction_set
 from lepton_edge.kernels.ops import LARGE, WANTED
 from lepton_edge.quant.formats import FORMATS, get_format
 
-PACKED = ("q4", "q8")
+PACKED = ("q4", "q8", "mxfp4")
+LIMITS = {"q4": (-8, 7), "q8": (-127, 127), "mxfp4": (-12, 12)}  # of the codes
 N, K, T = (1, 15, 16, 17, 40, 67), (1, 31, 32, 33, 64, 100, 256), (1, 2, 3, 5, 8, 9, 16, 21, 29)
 each_packed = pytest.mark.parametrize("isa,format", list(product((*ISAS, *EMULATED, *FOREIGN), PACKED)))
 each_case = pytest.mark.parametrize("isa,format", [
@@ -151,14 +152,14 @@ def test_extreme_integers_are_exact(isa, format, pattern):
     16-bit pair sums (AVX2) saturate here if they are formed wrongly.  'hostile' has the code -128, which no packer
     writes but a file may hold.
     """
-    low, high = (-8, 7) if format == "q4" else (-127, 127)
+    low, high = LIMITS[format]
     n, k, t, rng = 32, 256, 21, np.random.default_rng(1)
     codes = {
         "low": np.full((n, k), low),
         "high": np.full((n, k), high),
         "alternating": np.where(np.arange(k) % 2, low, high) * np.ones((n, 1), int),
         "random": rng.choice([low, high], (n, k)),
-        "hostile": rng.choice([low if format == "q4" else -128, high], (n, k)),
+        "hostile": rng.choice([-128 if format == "q8" else low, high], (n, k)),
     }[pattern]
     x = rng.choice([-127, 127], (t, k))
     x[0], x[1], x[2] = 127, -127, np.where(np.arange(k) % 2, 127, -127)
@@ -172,9 +173,11 @@ def test_extreme_integers_are_exact(isa, format, pattern):
 @each_packed
 def test_every_code_has_its_own_weight(isa, format):
     """One column at a time: W x picks single codes out of the layout, so a swapped byte or nibble shows."""
-    low, high = (-8, 7) if format == "q4" else (-127, 127)
-    n, k = 48, 96
-    codes = np.random.default_rng(2).integers(low, high + 1, (n, k))
+    low, high = LIMITS[format]
+    n, k, rng = 48, 96, np.random.default_rng(2)
+    codes = rng.integers(low, high + 1, (n, k))
+    if format == "mxfp4":
+        codes = rng.choice([*FP4, *np.negative(FP4)], (n, k))
     scales = 2.0 ** np.random.default_rng(3).integers(-3, 4, (n, k // 32))
     case = Product(isa, format, pack_codes(format, codes, scales), (n, k), 127 * np.eye(k, dtype=np.float32))
     assert np.array_equal(case.run(), 127 * (codes * scales.repeat(32, axis=1)).T)

@@ -26,6 +26,7 @@ BITS = np.random.default_rng(5).integers(0, 1 << 32, 65536, np.uint32).view(np.f
 GIVEN["floats"] = np.concatenate([WIDE, MIDDLE, *AROUND, BITS])
 GIVEN["halves"], GIVEN["some_halves"] = HALVES, HALVES[15000:15016].copy()
 LIMITS = [(base, low, high) for base in (0, 32) for low in (0, 31, 33, 40, 48) for high in (0, 32, 40, 47, 60)]
+GIVEN["codes"] = np.random.default_rng(6).permutation(np.arange(256) % 16).astype(np.uint8)
 GIVEN["limits"] = np.array([*LIMITS, (0, 0, 1 << 24), (1 << 24, 0, (1 << 24) + 3)], np.int64)
 
 
@@ -75,6 +76,12 @@ def test_exp2(found):
 
 def test_load_i8(found):
     assert np.array_equal(found["load_i8"], np.resize(np.arange(-128, 128), GIVEN["exp"].size))
+
+
+def test_fp4(found):
+    """E2M1 (OCP MX 1.0, table 5), twice and plus 12."""
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    assert np.array_equal(found["fp4"], 2 * values[GIVEN["codes"]] + 12)
 
 
 def test_widen_f16(found):

@@ -105,6 +105,8 @@ def two(isa, x):
     return isa.round_pairs(*(isa.load_row("f32", x, part) for part in (0, 4 * LANES)))
 
 
+at_native_width("fp4", given["codes"], np.zeros(given["codes"].size, np.uint8), (64, 64),
+                lambda isa, x, y: isa.store(y, 0, isa.fp4(isa.load_i32(x))))  # fmt: skip
 floats, numbers = given["floats"], given["pairs"]
 at_native_width("round_pairs", floats, np.zeros(floats.size, f16), (8 * LANES, 4 * LANES),
                 lambda isa, x, y: isa.store(y, 0, two(isa, x)))  # fmt: skip

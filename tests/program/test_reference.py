@@ -8,6 +8,7 @@ from engines import ODD, PLAIN, SPECS, Weights, feed, relative, tokens
 from golden import naive
 
 from lepton_edge.errors import RequestError
+from lepton_edge.kernels.ops import ACTIVATIONS
 from lepton_edge.kernels.ops import OPS as ALL_OPS
 from lepton_edge.program import Row, build_decoder
 from lepton_edge.program.reference import ACTIVATION, OPS, Reference, quantize_groups, rotate, to_cache
@@ -140,7 +141,7 @@ def test_layer_norm():
 
 @pytest.mark.parametrize(("name", "at_one"), [
     ("silu", 0.7310586), ("gelu", 0.8413447), ("gelu_tanh", 0.8411920), ("quick_gelu", 0.8457958), ("relu", 1),
-    ("relu2", 1),
+    ("relu2", 1), ("clamped_swiglu", 0.8457958),
 ])  # fmt: skip
 def test_activations(name, at_one):
     """Known values at 1, nothing at 0, about nothing far below; twice as much of relu is four times of its square."""
@@ -160,6 +161,11 @@ def test_activate():
     buffers = dict(g=[[0, 1, -800]], u=[[5, 2, 1]])
     run = row_run("activate", buffers, gate="g", up="u", y="g", activation=0, records=None)
     assert np.allclose(run.buffer("g"), [[0, 2 / (1 + math.exp(-1)), 0]])
+    buffers = dict(g=[[1, 100, 100, -100]], u=[[2, 100, -100, 5]])  # clamped: 7 x 8, 7 x -6
+    clamped = ACTIVATIONS.index("clamped_swiglu")
+    run = row_run("activate", buffers, gate="g", up="u", y="g", activation=clamped, records=None)
+    seven = 7 / (1 + math.exp(-1.702 * 7))
+    assert np.allclose(run.buffer("g"), [[3 / (1 + math.exp(-1.702)), seven * 8, seven * -6, 0]])
 
 
 def test_attention():
@@ -174,3 +180,7 @@ def test_attention():
     run.run_row(Row("attention_f32", values))
     assert np.allclose(run.buffer("y"), [[32.5, 55.0], [17.5, 15.0]])
     assert np.array_equal(run.buffer("records"), quantize_groups(run.buffer("y")))
+    # A sink whose weight is that of all positions together takes half; one far below takes nothing.
+    run.program.params["sinks"] = np.array([math.log(9 + 3), -80, 0, 0], np.float32)
+    run.run_row(Row("attention_f32", values | dict(sinks="sinks")))
+    assert np.allclose(run.buffer("y"), [[32.5 * 4 / 16, 55.0], [17.5 / 2, 15.0]])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lepton_edge.errors import RequestError
 from lepton_edge.quant.formats import FORMATS, get_format
 
+PACKED = ["q4", "q8", "mxfp4"]
 SHAPES = [(1, 1), (16, 32), (16, 64), (17, 33), (15, 31), (5, 100), (48, 96), (33, 320), (70, 1000)]
 
 
@@ -18,30 +19,33 @@ def normal(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def slow_element(name: str, data: bytes, columns: int, row: int, column: int) -> float:
-    """One weight of a q4 or q8 matrix, straight from the layout's definition, byte by byte."""
+    """One weight of a packed matrix, straight from the layout's definition, byte by byte."""
     code, scale = slow_code(name, data, columns, row, column)
     return code * scale
 
 
 def slow_code(name: str, data: bytes, columns: int, row: int, column: int) -> tuple[int, float]:
     """The code and the scale of one weight."""
-    code_bytes = {"q4": 256, "q8": 512}[name]
+    code_bytes = 512 if name == "q8" else 256
     groups = (columns + 31) // 32
     record = (groups * (code_bytes + 32) + 63) // 64 * 64
     g, k, r = column // 32, column % 32, row % 16
     group = row // 16 * record + g * (32 + code_bytes)
-    if name == "q4":
+    if name != "q8":
         c, half, j = k // 8, k % 8 // 4, k % 4
         byte = data[group + 32 + c * 64 + r * 4 + j]
-        code = (byte >> 4 if half else byte & 15) - 8
+        code = byte >> 4 if half else byte & 15
+        code = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)[code] if name == "mxfp4" else code - 8
     else:
         c, j = k // 4, k % 4
         code = data[group + 32 + c * 64 + r * 4 + j] - 128
     (scale,) = struct.unpack_from("<e", data, group + r * 2)
+    if name == "mxfp4":
+        (scale,) = struct.unpack("<f", b"\0\0" + data[group + r * 2 : group + r * 2 + 2])
     return code, scale
 
 
-@pytest.mark.parametrize("name", ["q4", "q8"])
+@pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (33, 70), (16, 96)])
 def test_layout_read_byte_by_byte(name: str, shape: tuple[int, int]) -> None:
     rows, columns = shape
@@ -52,7 +56,7 @@ def test_layout_read_byte_by_byte(name: str, shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(fast, np.array(slow, np.float32))
 
 
-@pytest.mark.parametrize("name", ["q4", "q8"])
+@pytest.mark.parametrize("name", PACKED)
 def test_padding_is_zero_weights_and_zero_bytes(name: str) -> None:
     rows, columns = 3, 33  # two groups: 2*(256+32)=576 and 2*(512+32)=1088 bytes, both whole multiples of 64
     data = get_format(name).pack(normal(rows, columns)).tobytes()
@@ -61,8 +65,8 @@ def test_padding_is_zero_weights_and_zero_bytes(name: str) -> None:
             if r >= rows or k >= columns:
                 assert slow_element(name, data, 64, r, k) == 0
     one_group = get_format(name).pack(normal(1, 32)).tobytes()
-    end = {"q4": 288, "q8": 544}[name]
-    assert len(one_group) == {"q4": 320, "q8": 576}[name]
+    end = 544 if name == "q8" else 288
+    assert len(one_group) == (576 if name == "q8" else 320)
     assert one_group[end:] == bytes(len(one_group) - end)
 
 
@@ -148,7 +152,7 @@ def test_codes_stay_in_their_range(name: str) -> None:
     assert codes.max() == {"q4": 7, "q8": 127}[name]
 
 
-@pytest.mark.parametrize("name", ["q4", "q8"])
+@pytest.mark.parametrize("name", PACKED)
 def test_row_blocks_can_be_packed_apart(name: str) -> None:
     w = normal(70, 100)
     whole = FORMATS[name].pack(w)
@@ -156,7 +160,7 @@ def test_row_blocks_can_be_packed_apart(name: str) -> None:
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
-@pytest.mark.parametrize("name", ["q4", "q8"])
+@pytest.mark.parametrize("name", PACKED)
 def test_many_chunks_equal_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     w = normal(200, 512)
     whole = FORMATS[name].pack(w)
@@ -238,7 +242,7 @@ def test_arguments_are_checked() -> None:
         FORMATS["f16"].pack(np.zeros(3, np.float32))
     with pytest.raises(RequestError, match="expected 320 bytes"):
         FORMATS["q4"].unpack(np.zeros(319, np.uint8), 16, 32)
-    with pytest.raises(RequestError, match="no weight format 'q5'; expected one of f32, f16, bf16, q8, q4"):
+    with pytest.raises(RequestError, match="no weight format 'q5'; expected one of f32, f16, bf16, q8, q4, mxfp4"):
         get_format("q5")
 
 

@@ -164,7 +164,7 @@ def test_progress_runs_from_start_to_end(source: Path, tmp_path: Path, monkeypat
         ("q4", ["lm_head"], "expected REGEX=FORMAT"),
         ("q4", ["=q8"], "expected REGEX=FORMAT"),
         ("q4", ["up="], "no weight format ''"),
-        ("q4", ["up=q9"], "no weight format 'q9'; expected one of f32, f16, bf16, q8, q4"),
+        ("q4", ["up=q9"], "no weight format 'q9'; expected one of f32, f16, bf16, q8, q4, mxfp4"),
         ("q4", ["(=q8"], "invalid regular expression"),
         ("q4", ["a{99999999999999999999}=q8"], "invalid regular expression"),
         ("q4", ["up=q8", "lm_head=q8"], "'lm_head=q8': matches none of the 3 matrices"),

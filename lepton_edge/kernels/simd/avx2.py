@@ -6,9 +6,14 @@ from llvmlite import ir
 
 from ..layout import SCALES
 from .native import Native
-from .portable import I8, I16, I32, VI, Value, call, constant
+from .portable import FP4, I8, I16, I32, VI, Value, call, constant
 
 BYTES, PAIRS, WORDS = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
+
+
+def looked_up(builder: Any, codes: Value) -> Value:
+    """32 codes of mxfp4 as `Portable.fp4` says."""
+    return call(builder, "llvm.x86.avx2.pshuf.b", BYTES, constant(FP4 * 2, BYTES), codes)
 
 
 class AVX2(Native):
@@ -53,6 +58,18 @@ class AVX2(Native):
             totals.append(self.widen_sums(pairs))
         return self.b.add(start, self.join(*totals))
 
+    def dot_mxfp4(self, start: Value, weights: Any, x: Any) -> Value:
+        """Bytes up to 24: four pair sums fit i16 (4 * 2 * 24 * 127 = 24384), eight would not."""
+        return AVX2.dot_q4(self, AVX2.dot_q4(self, start, weights[:4], x[:4]), weights[4:], x[4:])
+
+    def fp4(self, v: Value) -> Value:
+        """By halves of the register, written out here: other sets borrow this word (see `emulated.py`)."""
+        halves = []
+        for first in (0, 8):
+            half = self.b.shuffle_vector(v, v, constant(list(range(first, first + 8)), WORDS))
+            halves.append(self.b.bitcast(looked_up(self.b, self.b.bitcast(half, BYTES)), WORDS))
+        return self.b.shuffle_vector(*halves, constant(list(range(16)), VI))
+
     def dot_q8(self, start: Value, weights: Any, x: Any) -> Value:
         """Eight words of four columns, each widened at once: two pairs would not fit i16."""
         totals = [constant(0, WORDS), constant(0, WORDS)]
@@ -87,7 +104,7 @@ class AVX2(Native):
             for c in range(8):
                 self.add_columns(name, sums, w, x, c)
                 sums = self.in_order(sums)
-            scale = self.load_f16(w)
+            scale = self.load_scales(name, w)
             for t in range(tokens):
                 product = self.to_f32(self.whole_sums(name, sums[t], x, tokens * 36 + 4 * t))
                 scaled = self.mul(scale, self.broadcast_f32(x, tokens * 32 + 4 * t))
@@ -96,7 +113,7 @@ class AVX2(Native):
         return total
 
     def add_columns(self, name: str, sums: list[list[Value]], w: Value, x: Value, c: int) -> None:
-        """Add the products of columns 4c … 4c+3 to each token's two halves of sums: i16 pairs for q4, i32 for q8."""
+        """Add the products of columns 4c … 4c+3 to each token's two halves of sums: i16 pairs for q4, else i32."""
         halves = self.stored(name, w, c)
         signed = [self.signed_q8(half) for half in halves] if name == "q8" else []
         for t, pair in enumerate(sums):
@@ -104,6 +121,8 @@ class AVX2(Native):
             for half in (0, 1):
                 if name == "q8":
                     pair[half] = self.b.add(pair[half], self.product_q8(signed[half], repeated))
+                elif name == "mxfp4":
+                    pair[half] = self.b.add(pair[half], self.widen_sums(self.pair_sums(halves[half], repeated)))
                 else:
                     more = self.b.add(self.b.bitcast(pair[half], PAIRS), self.pair_sums(halves[half], repeated))
                     pair[half] = self.b.bitcast(more, WORDS)
@@ -113,17 +132,17 @@ class AVX2(Native):
         halves = []
         for half in (0, 1):
             v = self.load(w, SCALES + 64 * (c if name == "q8" else c // 2) + 32 * half, WORDS)
-            if name == "q4":
+            if name != "q8":
                 v = self.b.and_(self.b.lshr(v, constant(4, WORDS)) if c % 2 else v, constant(0x0F0F0F0F, WORDS))
-            halves.append(self.b.bitcast(v, BYTES))
+            v = self.b.bitcast(v, BYTES)
+            halves.append(looked_up(self.b, v) if name == "mxfp4" else v)
         return halves
 
     def whole_sums(self, name: str, pair: list[Value], x: Value, start: int) -> Value:
-        """A token's sums of a group as i32; q4 still lacks what its record holds at x + start."""
-        if name == "q8":
-            return self.join(*pair)
-        words = (self.widen_sums(self.b.bitcast(half, PAIRS)) for half in pair)
-        return self.b.add(self.join(*words), self.broadcast_i32(x, start))
+        """A token's sums of a group as i32, from where they start, as its record says at x + start."""
+        if name == "q4":
+            pair = [self.widen_sums(self.b.bitcast(half, PAIRS)) for half in pair]
+        return self.b.add(self.join(*pair), self.start(name, self.broadcast_i32(x, start)))
 
     def in_order(self, sums: list[list[Value]]) -> list[list[Value]]:
         """The same values, but computed by now: LLVM would reorder the sums token by token, and spill the weights."""

@@ -5,7 +5,7 @@ from typing import Any
 from llvmlite import ir
 
 from .native import Native
-from .portable import VI, Value, call
+from .portable import FP4, I8, VI, Value, call, constant
 
 
 class AVX512(Native):
@@ -23,6 +23,11 @@ class AVX512(Native):
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
         return call(self.b, "llvm.x86.avx512.vpdpbusd.512", VI, total, a, b)
+
+    def fp4(self, v: Value) -> Value:
+        kind = ir.VectorType(I8, 64)
+        codes = self.b.bitcast(v, kind)
+        return self.b.bitcast(call(self.b, "llvm.x86.avx512.pshuf.b.512", kind, constant(FP4 * 4, kind), codes), VI)
 
     def dot_q8(self, start: Value, weights: Any, x: Any) -> Value:
         for w, a in zip(weights, x, strict=True):

@@ -21,6 +21,9 @@ class AVXVNNI(AVX2):
     def dot_q4(self, start: Value, weights: Any, x: Any) -> Value:
         return Portable.dot_q4(self, start, weights, x)
 
+    def dot_mxfp4(self, start: Value, weights: Any, x: Any) -> Value:
+        return Portable.dot_q4(self, start, weights, x)
+
     def dot_q8(self, start: Value, weights: Any, x: Any) -> Value:
         for w, a in zip(weights, x, strict=True):
             start = self.dot4(start, w, a)
@@ -34,5 +37,4 @@ class AVXVNNI(AVX2):
             pair[:] = (self.b.bitcast(half, WORDS) for half in self.split(total))
 
     def whole_sums(self, name: str, pair: list[Value], x: Value, start: int) -> Value:
-        shift = 0 if name == "q4" else AVX512.q8_bias_shift or 0
-        return self.b.add(self.join(*pair), self.shift_left(self.broadcast_i32(x, start), shift))
+        return self.b.add(self.join(*pair), self.start(name, self.broadcast_i32(x, start)))

@@ -10,7 +10,7 @@ from .portable import Portable, Value, constant
 __all__ = ["emulated"]
 
 # The words that instruction sets spell with instructions of their own; all others are built from these, or portable.
-MACHINE_WORDS = ("fma", "widen_f16", "narrow_f16", "dot4", "round_pairs", "dot_bf16", "pause")
+MACHINE_WORDS = ("fma", "widen_f16", "narrow_f16", "dot4", "fp4", "round_pairs", "dot_bf16", "pause")
 # Arm Architecture Reference Manual, C7.2: whether a is unsigned, at which byte of a and of b each lane begins, and how
 # many it takes.  Lane 2 i + j of a matrix product is row i of a by row j of b; rows are of eight bytes.
 FOURS = (0, 4, 8, 12)

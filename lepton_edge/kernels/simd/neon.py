@@ -6,7 +6,7 @@ from typing import Any
 from llvmlite import ir
 
 from .native import Native
-from .portable import F32, I8, I32, VI, Value, call, constant
+from .portable import F32, FP4, I8, I32, VI, Value, call, constant
 
 BYTES, WORDS, FLOATS = ir.VectorType(I8, 16), ir.VectorType(I32, 4), ir.VectorType(F32, 4)
 
@@ -58,16 +58,21 @@ class Neon(Native):
         """A quarter of unpacked weights as `dot` takes them: q8 made signed."""
         return self.b.xor(v, constant(0x80808080 - (1 << 32), WORDS)) if name == "q8" else v
 
-    def add_group(self, total: list[Value], name: str, weights: Any, scales: Any, x: Value, tokens: int,
-                  shift: int | None) -> list[Value]:  # fmt: skip
+    def fp4(self, v: Value) -> Value:
+        table, found = constant(FP4, BYTES), []
+        for i in range(4):
+            codes = self.b.bitcast(self.quarter(v, i), BYTES)
+            found.append(self.b.bitcast(call(self.b, "llvm.aarch64.neon.tbl1.v16i8", BYTES, table, codes), WORDS))
+        return self.join(found)
+
+    def add_group(self, total: list[Value], name: str, weights: Any, scales: Any, x: Value,
+                  tokens: int) -> list[Value]:  # fmt: skip
         """A quarter after the other, so that the products of all tokens with its four rows are in registers."""
         blocks = len(weights)
         columns = [[self.load(x, 32 * t + i, WORDS) for i in (0, 16)] for t in range(tokens)]
         x_scales = [self.splat(self.load(x, tokens * 32 + 4 * t, F32), FLOATS) for t in range(tokens)]
-        starts = [constant(0, WORDS)] * tokens
-        if shift is not None:
-            found = [self.load(x, tokens * 36 + 4 * t, I32) for t in range(tokens)]
-            starts = [self.splat(self.b.shl(s, ir.Constant(I32, shift)), WORDS) for s in found]
+        sums_of_x = [self.splat(self.load(x, tokens * 36 + 4 * t, I32), WORDS) for t in range(tokens)]
+        starts = [self.start(name, found) for found in sums_of_x]
         sums = [[self.quarter(v, i) for i in range(4)] for v in total]
         for b in range(blocks):
             for i in range(4):

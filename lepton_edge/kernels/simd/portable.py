@@ -20,6 +20,7 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, HALF = ir.FloatType(), ir.HalfType()
 VF, VI, VH, VS = (ir.VectorType(t, LANES) for t in (F32, I32, HALF, I16))
 Value = Any  # an LLVM value
+FP4 = (12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0)  # what `Portable.fp4` makes of 0 … 15
 
 
 def call(builder: Any, name: str, result: Any, *args: Value) -> Value:
@@ -409,9 +410,6 @@ class Portable:
     def high_nibbles(self, v: Value) -> Value:
         return self.b.and_(self.b.lshr(v, constant(4, VI)), constant(0x0F0F0F0F, VI))
 
-    def shift_left(self, v: Value, n: int) -> Value:
-        return self.b.shl(v, constant(n, VI)) if n else v
-
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
         """total[lane] += sum over the lane's 4 bytes of a * b; b is signed, and the bytes of a are below 128."""
         for shift in (0, 8, 16, 24):
@@ -437,12 +435,45 @@ class Portable:
                 start = self.b.add(start, self.b.mul(left, right))
         return start
 
+    def dot_mxfp4(self, start: Value, weights: Sequence[Value], x: Sequence[Value]) -> Value:
+        """The same for what `fp4` makes, 0..24."""
+        return Portable.dot_q4(self, start, weights, x)
+
+    def fp4(self, v: Value) -> Value:
+        """Codes of mxfp4, bytes 0..15, as twice their value (see `quant/formats/mxfp4.py`) plus 12, bytes 0..24.
+
+        Their lower three bits count 0 1 2 3 4 6 8 12: 1 for each, 1 more above 4, and 2 more above 6.
+        """
+        kind = ir.VectorType(I8, 4 * LANES)
+        codes = self.b.bitcast(v, kind)
+        size = self.b.and_(codes, constant(7, kind))
+        four, six = (call(self.b, "llvm.usub.sat.v64i8", kind, size, constant(n, kind)) for n in (4, 6))
+        size = self.b.add(self.b.add(size, four), self.b.add(six, six))
+        middle, negative = constant(12, kind), self.b.icmp_unsigned(">", codes, constant(7, kind))
+        return self.b.bitcast(self.b.select(negative, self.b.sub(middle, size), self.b.add(middle, size)), VI)
+
+    def start(self, name: str, sums: Value) -> Value:
+        """Where a group's integer sum starts: -8 times the sum of its x (see `layout.RECORD`), less or more, takes away
+        what was added to the weights to make them unsigned."""
+        if name == "mxfp4":
+            return self.b.add(sums, self.b.ashr(sums, constant(1, sums.type)))
+        if name == "q4":
+            return sums
+        if self.q8_bias_shift is None:
+            return constant(0, sums.type)
+        return self.b.shl(sums, constant(self.q8_bias_shift, sums.type))
+
+    def load_scales(self, name: str, address: Value) -> Value:
+        """The scales of a group of 16 rows."""
+        return self.load_bf16(address) if name == "mxfp4" else self.load_f16(address)
+
     def unpack(self, name: str, weights: Value, offset: int = 0) -> list[Value]:
         """The eight registers of one group of one block: columns 0..3, 4..7, … of its 16 rows."""
         if name == "q8":
             return [self.load_i32(weights, offset + 64 * c) for c in range(8)]
         pairs = [self.load_i32(weights, offset + 64 * c) for c in range(4)]
-        return [half(v) for v in pairs for half in (self.low_nibbles, self.high_nibbles)]
+        nibbles = [half(v) for v in pairs for half in (self.low_nibbles, self.high_nibbles)]
+        return [self.fp4(v) for v in nibbles] if name == "mxfp4" else nibbles
 
     def group_products(
         self, name: str, total: list[Value], w: Value, x: Value, block_bytes: Value, tokens: int, blocks: int
@@ -455,23 +486,18 @@ class Portable:
         unpacked, scale = [], []
         for _ in range(blocks):
             unpacked.append(self.unpack(name, w, SCALES))
-            scale.append(self.load_f16(w))
+            scale.append(self.load_scales(name, w))
             w = self.b.add(w, block_bytes)
-        return self.add_group(total, name, unpacked, scale, x, tokens, 0 if name == "q4" else self.q8_bias_shift)
+        return self.add_group(total, name, unpacked, scale, x, tokens)
 
     def add_group(self, total: list[Value], name: str, weights: Sequence[Sequence[Value]], scales: Sequence[Value],
-                  x: Value, tokens: int, shift: int | None) -> list[Value]:  # fmt: skip
-        """The same from unpacked weights: eight registers for each block, and one of scales.
-
-        The integer sum of a token starts where its record says, shifted left, or from 0 where `shift` is None.
-        """
-        dot = self.dot_q4 if name == "q4" else self.dot_q8
+                  x: Value, tokens: int) -> list[Value]:  # fmt: skip
+        """The same from unpacked weights: eight registers for each block, and one of scales."""
+        dot = {"q4": self.dot_q4, "q8": self.dot_q8, "mxfp4": self.dot_mxfp4}[name]
         for t in range(tokens):
             columns = [self.broadcast_i32(x, t * 32 + 4 * c) for c in range(8)]
             x_scale = self.broadcast_f32(x, tokens * 32 + 4 * t)
-            start = self.zero_i32()
-            if shift is not None:
-                start = self.shift_left(self.broadcast_i32(x, tokens * 36 + 4 * t), shift)
+            start = self.start(name, self.broadcast_i32(x, tokens * 36 + 4 * t))
             for b, (block, scale) in enumerate(zip(weights, scales, strict=True)):
                 i = t * len(weights) + b
                 product = self.to_f32(dot(start, block, columns))

@@ -3,13 +3,15 @@
 from lepton_edge.errors import RequestError
 from lepton_edge.quant.formats.base import Format
 from lepton_edge.quant.formats.blocks import GROUP, ROWS
+from lepton_edge.quant.formats.mxfp4 import Mxfp4
 from lepton_edge.quant.formats.plain import BF16, F16, F32
 from lepton_edge.quant.formats.q4 import Q4
 from lepton_edge.quant.formats.q8 import Q8
 
-__all__ = ["FORMATS", "GROUP", "ROWS", "Format", "get_format"]
+__all__ = ["FORMATS", "GROUP", "MXFP4", "ROWS", "Format", "get_format"]
 
-FORMATS: dict[str, Format] = {f.name: f for f in (F32(), F16(), BF16(), Q8(), Q4())}
+MXFP4 = Mxfp4()
+FORMATS: dict[str, Format] = {f.name: f for f in (F32(), F16(), BF16(), Q8(), Q4(), MXFP4)}
 
 
 def get_format(name: str) -> Format:

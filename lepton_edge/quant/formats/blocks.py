@@ -1,13 +1,14 @@
-"""The geometry that q4 and q8 share: 16 rows interleaved, groups of 32 columns that share a scale.
+"""The geometry that the packed formats share: 16 rows interleaved, groups of 32 columns that share a scale.
 
 A matrix [N, K] is padded with zero weights to ceil(N/16) row blocks and ceil(K/32) groups. A row block is one record:
 
-    group 0, 1, …   16 float16 scales, one a row; then the codes of 16 rows x 32 columns, as 32-bit lanes: lane (c, r)
+    group 0, 1, …   16 scales, float16, one a row; then the codes of 16 rows x 32 columns, as 32-bit lanes: lane (c, r)
                     at c*16 + r, r = row of the block
     zeros           up to a multiple of 64 bytes
 
 So a product reads a block in one piece: with all scales behind all codes, reads from memory took 1.4 times as long.
-A format says how many lanes a row's 32 columns take, and what the bytes of a lane mean. A weight is code * scale.
+A format says how many lanes a row's 32 columns take, and what the bytes of a lane mean. A weight is code * scale. A
+format may have other scales of 16 bits.
 """
 
 from abc import abstractmethod
@@ -44,8 +45,8 @@ class BlockFormat(Format):
         return ROWS * (2 + 4 * self.lanes)
 
     @abstractmethod
-    def encode(self, w: NDArray[np.float32]) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
-        """float32 [32, n], a group a column -> lanes uint32 [lanes, n] and scales float16 [n].
+    def encode(self, w: NDArray[np.float32]) -> tuple[NDArray[np.uint32], NDArray[np.floating]]:
+        """float32 [32, n], a group a column -> lanes uint32 [lanes, n] and scales [n] for `narrow`.
 
         A scale that is infinite or NaN says that the group cannot be packed.
         """
@@ -54,12 +55,20 @@ class BlockFormat(Format):
     def decode(self, lanes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """uint32 [lanes, n] -> codes as float32 [32, n], before scaling."""
 
-    def views(self, data: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.uint32], NDArray[np.float16]]:
-        """Views of packed bytes: lanes uint32 [blocks, groups, lanes, 16] and scales float16 [blocks, groups, 16]."""
+    def narrow(self, scales: NDArray[np.floating]) -> NDArray[np.uint16]:
+        """Scales as they are stored."""
+        return scales.view(np.uint16)
+
+    def widen(self, scales: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """The inverse of `narrow`."""
+        return scales.view(np.float16).astype(np.float32)
+
+    def views(self, data: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+        """Views of packed bytes: lanes uint32 [blocks, groups, lanes, 16] and scales uint16 [blocks, groups, 16]."""
         blocks, groups = -(-rows // ROWS), -(-columns // GROUP)
         records = data.reshape(blocks, self.record_bytes(columns))
         parts = records[:, : groups * self.group_bytes].reshape(blocks, groups, self.group_bytes)
-        scales, lanes = parts[:, :, : 2 * ROWS].view(np.float16), parts[:, :, 2 * ROWS :].view(np.uint32)
+        scales, lanes = parts[:, :, : 2 * ROWS].view(np.uint16), parts[:, :, 2 * ROWS :].view(np.uint32)
         return lanes.reshape(blocks, groups, self.lanes, ROWS), scales
 
     def _chunk_blocks(self, columns: int) -> int:
@@ -80,7 +89,7 @@ class BlockFormat(Format):
             if not np.isfinite(scale).all():
                 raise self._refuse()
             lanes[start : start + step] = codes.reshape(self.lanes, -1, groups, ROWS).transpose(1, 2, 0, 3)
-            scales[start : start + step] = scale.reshape(-1, groups, ROWS)
+            scales[start : start + step] = self.narrow(scale).reshape(-1, groups, ROWS)
         return data
 
     def _unpack(self, data: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
@@ -92,7 +101,7 @@ class BlockFormat(Format):
         for start in range(0, len(lanes), step):
             part = lanes[start : start + step]
             weights = self.decode(part.transpose(2, 0, 1, 3).reshape(self.lanes, -1))
-            weights *= scales[start : start + step].astype(np.float32).reshape(-1)
+            weights *= self.widen(scales[start : start + step]).reshape(-1)
             rows_first = weights.reshape(GROUP, len(part), groups, ROWS).transpose(1, 3, 2, 0)
             target = out[start * ROWS : (start + step) * ROWS]
             target[:] = rows_first.reshape(len(part) * ROWS, groups * GROUP)[: len(target), :columns]

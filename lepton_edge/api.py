@@ -49,14 +49,15 @@ def load(
     Args:
         path: a Hugging Face folder (config.json, *.safetensors, tokenizer.json), packed or not; or the name of an
             embedded model; None: the embedded default.
-        format: hold the weights as 'f32', 'f16', 'bf16', 'q8' or 'q4'; None: as they are stored.
+        format: hold the weights as 'f32', 'f16', 'bf16', 'q8' or 'q4'; None: as they are stored.  Experts in MXFP4
+            stay so where the format is packed.
         threads: threads to compute with; None: the performance cores.
         isa: instruction set, see `lepton doctor`; None: the best that this CPU has.
         kv_dtype: number format of the cache of keys and values: 'f16', 'q8' (half the bytes), 'f32'; None: 'f32' where
             the weights are, else 'f16'.
         context: positions to make room for, at most the model's own; None: the model's own.
         notify: called with a line of text when something takes long: the kernels are compiled, once on each machine,
-            in about ten seconds; None: the line goes to stderr.
+            in about ten seconds, or MXFP4 experts are packed; None: the line goes to stderr.
     Raises:
         ModelError: the folder is missing, damaged, or of a kind that is not supported.
         RequestError: an argument is wrong.
@@ -76,6 +77,11 @@ def load(
     checkpoint = Checkpoint.open(folder)
     try:
         spec = spec_of(checkpoint)
+        if nbytes := sum(checkpoint.stored_bytes(name) for name in checkpoint.names if checkpoint.is_mxfp4(name)):
+            (notify or _tell)(
+                f"{nbytes / 1e9:.1f} GB of MXFP4 experts are packed in memory; `lepton quantize` does that once, and "
+                "keeps them exactly"
+            )
         defaults = SamplingParams.from_generation_config(
             checkpoint.generation_config, str(folder / "generation_config.json")
         )

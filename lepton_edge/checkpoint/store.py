@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge.checkpoint.packed import PackedTensor, read_packed
-from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, MAX_HEADER, SafetensorsFile, TensorInfo
+from lepton_edge.checkpoint.safetensors import MAX_HEADER, SafetensorsFile, TensorInfo
+from lepton_edge.checkpoint.stored import BLOCKS, SCALES, Stored, in_turns
 from lepton_edge.checkpoint.strict_json import brief, read_object
-from lepton_edge.errors import CheckpointError, ConfigError
-from lepton_edge.quant.formats import FORMATS, get_format
+from lepton_edge.errors import CheckpointError, ConfigError, RequestError
+from lepton_edge.quant.formats import FORMATS, GROUP, MXFP4, ROWS, get_format
 
 __all__ = ["Checkpoint", "Weight"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ALIGNMENT = 64  # bytes; what a packed file guarantees as well
 FORMAT_OF_DTYPE = {f.dtype: f.name for f in FORMATS.values() if not f.packed}
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor as it lies in memory. format: 'f32', 'f16', 'bf16', 'q8' or 'q4'. shape: before packing.
+    """A tensor as it lies in memory. format: one of `quant.formats`. shape: before packing.
 
     data: its bytes, uint8 1-D: row-major numbers, or packed bytes as quant.formats defines them.
     """
@@ -45,8 +47,8 @@ class Weight:
 class Checkpoint:
     """An open model folder. Everything is checked when it is opened; tensors are views of memory maps.
 
-    folder. config: config.json. generation_config: {} when the folder has none. names: of all tensors.
-    files: the open safetensors files.
+    folder. config: config.json. generation_config: {} when the folder has none. names: of all tensors. packed: those
+    stored in a packed format of ours. files: the open safetensors files.
     """
 
     def __init__(
@@ -57,8 +59,8 @@ class Checkpoint:
         self.generation_config = generation_config
         self.files = files
         self._file_of: dict[str, SafetensorsFile] = {}
-        self._packed: dict[str, PackedTensor] = {}
-        self._transposed: frozenset[str] = frozenset()
+        self.packed: dict[str, PackedTensor] = {}
+        self._stored: Mapping[str, Stored] = {}
         for file in files:
             for name in file.tensors:
                 if name in self._file_of:
@@ -67,7 +69,7 @@ class Checkpoint:
                         "expected it in one file only; download the folder again"
                     )
                 self._file_of[name] = file
-            self._packed.update(read_packed(file))
+            self.packed.update(read_packed(file))
         self.names = frozenset(self._file_of)
 
     @classmethod
@@ -106,7 +108,7 @@ class Checkpoint:
     @property
     def is_packed(self) -> bool:
         """Whether any tensor is stored in a packed format."""
-        return bool(self._packed)
+        return bool(self.packed)
 
     def info(self, name: str) -> TensorInfo:
         """The tensor as its file stores it: for a packed one, dtype U8 and its byte count as shape."""
@@ -118,26 +120,44 @@ class Checkpoint:
 
     def path(self, name: str) -> Path:
         """The file that holds the tensor."""
-        return self._file(name).path
+        return self._file(name + BLOCKS if self.is_mxfp4(name) else name).path
 
-    def transpose(self, names: Collection[str]) -> None:
-        """Matrices that are stored as [inputs, outputs]: from now on `shape` and `weight` turn them round.
+    def arrange(self, stored: Mapping[str, Stored]) -> None:
+        """Tensors that are stored in another order than ours: from now on `shape` and `weight` turn them round.
 
-        Packed ones lie as [outputs, inputs] already.
+        Packed ones lie in our order already.  The two tensors of an MXFP4 matrix become one, whose format is mxfp4;
+        CheckpointError for two that cannot be such.
         """
-        self._transposed = frozenset(names) - self._packed.keys()
+        self._stored = {name: how for name, how in stored.items() if name not in self.packed}
+        pairs = {name for name, how in self._stored.items() if how.mxfp4 and self._file_of.keys() >= set(_pair(name))}
+        for name in sorted(pairs):
+            self._check_pair(name)
+        self.names = frozenset(self._file_of.keys() - {part for name in pairs for part in _pair(name)} | pairs)
+
+    def is_mxfp4(self, name: str) -> bool:
+        """Whether a matrix is stored as blocks and scales, in the order of other tools."""
+        return name in self.names and self._stored.get(name, Stored()).mxfp4
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes that a tensor takes in its file."""
+        infos = map(self.info, _pair(name) if self.is_mxfp4(name) else (name,))
+        return sum(info.stop - info.start for info in infos)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, before packing; of a transposed matrix [outputs, inputs]."""
-        if name in self._packed:
-            return self._packed[name].shape
-        shape = self.info(name).shape
-        return shape[::-1] if name in self._transposed else shape
+        """The tensor's shape, before packing, in our order: of a matrix [..., outputs, inputs]."""
+        if name in self.packed:
+            return self.packed[name].shape
+        if self.is_mxfp4(name):
+            *rows, groups = self.info(name + SCALES).shape
+            return (*rows, groups * GROUP)
+        return self._stored.get(name, Stored()).shape(self.info(name).shape)
 
     def format(self, name: str) -> str:
         """The tensor's weight format; CheckpointError for a dtype that is none, such as I64."""
-        if name in self._packed:
-            return self._packed[name].format
+        if name in self.packed:
+            return self.packed[name].format
+        if self.is_mxfp4(name):
+            return MXFP4.name
         info = self.info(name)
         if info.dtype not in FORMAT_OF_DTYPE:
             raise CheckpointError(
@@ -149,19 +169,35 @@ class Checkpoint:
     def weight(self, name: str) -> Weight:
         """The tensor; CheckpointError when it is missing, of another dtype, or its file changed.
 
-        Without copying, but for a transposed one.
+        Without copying, but for one that is stored in another order.
         """
+        if self.is_mxfp4(name):
+            return self._packed_mxfp4(name)
         data = self.bytes(name)
-        if name in self._transposed:
-            size = DTYPE_BYTES[self.info(name).dtype]
-            rows = data.reshape(*self.info(name).shape, size).swapaxes(0, 1)
-            data = np.ascontiguousarray(rows).reshape(-1)
+        if name in self._stored:
+            data = self._stored[name].arrange(data, self.info(name).shape)
         return Weight(name, self.format(name), self.shape(name), data)
+
+    def packed_parts(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """The packed bytes of an MXFP4 matrix [count, N, K], one of the `count` after the other.
+
+        CheckpointError for scales that are NaN or too large, and as `weight`.
+        """
+        blocks, scales = (self.bytes(part) for part in _pair(name))
+        shape = self.info(name + SCALES).shape
+        turns = self._stored[name].turns
+        for block, scale in zip(blocks.reshape(*shape, -1), scales.reshape(shape), strict=True):
+            if turns:
+                block, scale = in_turns(block, -3), in_turns(scale, -2)
+            try:
+                yield MXFP4.from_checkpoint(block, scale)
+            except RequestError as error:
+                raise CheckpointError(f"{self.path(name)}: tensor {name + SCALES!r}: {error}") from error
 
     def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """One CheckpointError that lists every tensor that is missing, of another shape, or of no weight format."""
         problems = []
-        missing = [name for name in expected if name not in self.names]
+        missing = [part for name in expected if name not in self.names for part in self._parts(name)]
         if missing:
             problems.append(f"missing: {', '.join(missing)}")
         present = [name for name in expected if name in self.names]
@@ -169,7 +205,10 @@ class Checkpoint:
         if wrong:
             each = (f"{name} is {list(self.shape(name))}, config.json says {list(expected[name])}" for name in wrong)
             problems.append(f"of another shape: {', '.join(each)}")
-        odd = [name for name in present if name not in self._packed and self.info(name).dtype not in FORMAT_OF_DTYPE]
+        odd = [
+            name for name in present
+            if name not in self.packed and not self.is_mxfp4(name) and self.info(name).dtype not in FORMAT_OF_DTYPE
+        ]  # fmt: skip
         if odd:
             each = (f"{name} is {self.info(name).dtype}" for name in odd)
             problems.append(f"of a dtype that is none of {', '.join(FORMAT_OF_DTYPE)}: {', '.join(each)}")
@@ -178,6 +217,31 @@ class Checkpoint:
                 f"{self.folder}: the tensors are not those that config.json asks for; {'; '.join(problems)}; "
                 "check that config.json and the weights belong together"
             )
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        """The names under which a tensor should be stored."""
+        return _pair(name) if self._stored.get(name, Stored()).mxfp4 else (name,)
+
+    def _check_pair(self, name: str) -> None:
+        """The tensors of an MXFP4 matrix have the shapes and the dtype of such."""
+        blocks, scales = map(self.info, _pair(name))
+        sound = blocks.dtype == scales.dtype == "U8" and len(scales.shape) == 3 and blocks.shape == (*scales.shape, 16)
+        if not sound or scales.shape[1] % ROWS:
+            raise CheckpointError(
+                f"{self._file(blocks.name).path}: {blocks.name} is {blocks.dtype} {list(blocks.shape)} and "
+                f"{scales.name} {scales.dtype} {list(scales.shape)}; expected MXFP4, U8 [count, rows, groups, 16] and "
+                f"U8 [count, rows, groups] with a multiple of {ROWS} rows; download the folder again"
+            )
+
+    def _packed_mxfp4(self, name: str) -> Weight:
+        """An MXFP4 matrix, packed into memory of its own."""
+        shape = self.shape(name)
+        memory, end = np.empty(MXFP4.nbytes(math.prod(shape[:-1]), shape[-1]) + ALIGNMENT, np.uint8), 0
+        data = memory[-memory.ctypes.data % ALIGNMENT :][: memory.size - ALIGNMENT]
+        for part in self.packed_parts(name):
+            data[end : end + part.size] = part
+            end += part.size
+        return Weight(name, MXFP4.name, shape, data)
 
     def check_unchanged(self) -> None:
         """CheckpointError when a file was cut, rewritten or deleted since it was opened; a microsecond a file."""
@@ -204,6 +268,11 @@ class Checkpoint:
 
     def _holds(self, name: str, file_name: str) -> bool:
         return name in self._file_of and self._file_of[name].path.name == file_name
+
+
+def _pair(name: str) -> tuple[str, str]:
+    """The names of the two tensors of an MXFP4 matrix."""
+    return name + BLOCKS, name + SCALES
 
 
 def _is_dir(folder: Path) -> bool:

@@ -47,7 +47,7 @@ def _tensors(checkpoint: "Checkpoint") -> str:
     for file in checkpoint.files:
         for name, info in file.tensors.items():
             shape = checkpoint.shape(name)
-            stored = checkpoint.format(name) if info.dtype == "U8" else info.dtype.lower()
+            stored = checkpoint.format(name) if name in checkpoint.packed else info.dtype.lower()
             rows.append([name, "x".join(map(str, shape)), stored, size(info.stop - info.start)])
     return table(["tensor", "shape", "format", "size"], rows)
 
@@ -59,7 +59,7 @@ def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     for name, shape in shapes.items():
         format = checkpoint.format(name)
         counts[format] += math.prod(shape)
-        nbytes[format] += checkpoint.bytes(name).nbytes
+        nbytes[format] += checkpoint.stored_bytes(name)
     parameters, total = sum(counts.values()), sum(nbytes.values())
     formats = ", ".join(f"{format} {100 * n / parameters:.1f}%" for format, n in sorted(counts.items()))
     unused = len(checkpoint.names - shapes.keys())
@@ -129,12 +129,25 @@ def _context(spec: "DecoderSpec") -> dict[str, str]:
 
 def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
     """The program, a line for each operation: what it reads -> writes, and the weight it uses."""
+    import numpy as np
+
+    from lepton_edge.checkpoint.store import Weight
     from lepton_edge.kernels.layout import PAGE
     from lepton_edge.kernels.ops import ALWAYS
     from lepton_edge.program import build_decoder
+    from lepton_edge.quant.formats import get_format
 
     kv_dtype = "f32" if checkpoint.format(spec.first_matrix) == "f32" else "f16"  # as the engine chooses
-    program = build_decoder(spec, checkpoint.weight, kv_dtype, spec.context)
+
+    def weight(name: str) -> "Weight":
+        """A tensor; of one that would have to be packed first, only the sizes."""
+        if not checkpoint.is_mxfp4(name):
+            return checkpoint.weight(name)
+        shape, format = checkpoint.shape(name), checkpoint.format(name)
+        nbytes = get_format(format).nbytes(math.prod(shape[:-1]), shape[-1])
+        return Weight(name, format, shape, np.broadcast_to(np.uint8(0), nbytes))
+
+    program = build_decoder(spec, weight, kv_dtype, spec.context)
     rows = []
     for i, row in enumerate(program.rows):
         names = row.products or [str(row.values[name]) for name in row.values if name == "w"]

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         report = quantize_folder(
             arguments.source, arguments.target, arguments.format, keep=arguments.keep, progress=progress,
-            matrices=spec.matrices(), transposed=spec.transposed(),
+            matrices=spec.matrices(), stored=spec.stored(),
         )  # fmt: skip
     finally:
         progress.close()

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import ConfigError, UnsupportedModelError
@@ -152,6 +152,15 @@ class Fields:
         if value is not None and not isinstance(value, Mapping):
             raise self.error(name, "an object or null")
         return Fields(value or {}, self._where, f"{self._prefix}{name}.")
+
+    def only(self, names: Collection[str]) -> None:
+        """UnsupportedModelError for a field that is none of these."""
+        for name in self._values:
+            if name not in names:
+                raise UnsupportedModelError(
+                    f"{self._where}: {self._prefix}{_brief(name)} is not supported; supported: {', '.join(names)}; "
+                    "use a model without it"
+                )
 
     def is_empty(self) -> bool:
         """Whether the object has no fields at all."""

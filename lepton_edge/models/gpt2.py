@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ..checkpoint.stored import Stored
 from .decoder import change_attention, modules, read_decoder
 from .fields import Fields
 from .spec import DecoderSpec, Names, Norm
@@ -26,7 +27,7 @@ def names_of(**others: str) -> Names:
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a GPT2LMHeadModel config; its matrices are stored as [inputs, outputs]."""
     spec = _read(fields, "gpt2", "gelu_new", "joined")
-    names = replace(names_of(), transposed=frozenset({"qkv", "o", "up", "down"}))
+    names = replace(names_of(), stored=dict.fromkeys(("qkv", "o", "up", "down"), Stored(transposed=True)))
     if fields.flag("scale_attn_by_inverse_layer_idx", default=False):
         spec = change_attention(spec, lambda i, a: replace(a, scale=(a.scale or a.head_dim**-0.5) / (i + 1)))
     return replace(spec, names=names)

@@ -16,6 +16,7 @@ from . import (
     gpt2,
     gpt_neo,
     gpt_neox,
+    gpt_oss,
     granite,
     lfm2,
     llama,
@@ -52,6 +53,7 @@ READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
     "GPTBigCodeForCausalLM": gpt2.read_bigcode,
     "GPTNeoForCausalLM": gpt_neo.read,
     "GPTNeoXForCausalLM": gpt_neox.read,
+    "GptOssForCausalLM": gpt_oss.read,
     "Gemma2ForCausalLM": gemma.read_gemma2,
     "Gemma3ForCausalLM": gemma.read_gemma3,
     "GemmaForCausalLM": gemma.read,
@@ -130,6 +132,6 @@ def spec_of(checkpoint: Checkpoint) -> DecoderSpec:
     Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.
     """
     spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json")).with_tensors(checkpoint.names)
-    checkpoint.transpose(spec.transposed())
+    checkpoint.arrange(spec.stored())
     checkpoint.require(spec.tensors())
     return spec

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
+from ..checkpoint.stored import Stored
 from .rope import RopeSpec
 
 __all__ = [
@@ -49,11 +50,12 @@ Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weigh
 class Names:
     """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each.
 
-    `transposed`: the parts whose matrices a checkpoint stores as [inputs, outputs]; packed ones never are.
+    A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
+    checkpoint stores in another order than ours; packed ones never are.
     """
 
     modules: Mapping[str, str] = field(default_factory=lambda: HF_MODULES)
-    transposed: frozenset[str] = frozenset()
+    stored: Mapping[str, Stored] = field(default_factory=dict)
 
     def name(self, part: str, layer: int | None = None) -> str:
         """The tensor of `part`: `q` is q's weight, `q.bias` its bias, and `expert_up@3` that of expert 3.
@@ -65,7 +67,10 @@ class Names:
         """
         module, _, kind = part.partition(".")
         module, _, expert = module.partition("@")
-        return f"{self.modules[module].format(layer=layer, expert=expert)}.{kind or 'weight'}"
+        path = self.modules[module].format(layer=layer, expert=expert)
+        if path.endswith("="):
+            return path[:-1] + (f"_{kind}" if kind else "")
+        return f"{path}.{kind or 'weight'}"
 
     def without_prefix(self) -> "Names":
         """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
@@ -102,7 +107,8 @@ class Attention:
     `grouped`, it has for each key head the rows of its queries, its key, and its value.
     qk_norm: how q and k are normed, over a head (`head`), with weights for each head (`heads`), or `all` heads at once.
     cap: scores become cap * tanh(scores / cap).  clip: q, k and v are cut off at +-clip.  0 for neither.
-    slopes: ALiBi's (arXiv:2108.12409), one for each query head, or none.
+    slopes: ALiBi's (arXiv:2108.12409), one for each query head, or none.  sinks: each query head has a learned score
+    that takes its share of the softmax, and no value (arXiv:2309.17453).
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm")  # never packed, whatever their shape
@@ -121,6 +127,7 @@ class Attention:
     cap: float = 0.0
     clip: float = 0.0
     slopes: tuple[float, ...] = ()
+    sinks: bool = False
 
     @property
     def group(self) -> int:
@@ -138,6 +145,8 @@ class Attention:
             for part, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
                 shapes = {"head": (self.head_dim,), "heads": (heads, self.head_dim), "all": (heads * self.head_dim,)}
                 parts[part] = shapes[self.qk_norm_over]
+        if self.sinks:
+            parts["sinks"] = (self.heads,)
         return parts | linear("o", hidden, query, self.o_bias)
 
 
@@ -174,8 +183,8 @@ class Experts:
     wide, and takes their shares of the router's softmax: over all experts, or, `normalise`, over its own ones.
 
     layout: `apart`, every expert has weights of its own; `stacked`, `experts_in` [count, 2 width, hidden] has gate,
-    then up of each, and `experts_out` [count, hidden, width] down.  shared: width of an expert that all tokens go
-    through too, weighed by the sigmoid of `shared_switch`; 0 for none.
+    then up of each, and `experts_out` [count, hidden, width] down.  bias: of the router and the stacked experts.
+    shared: width of an expert that all tokens go through too, weighed by the sigmoid of `shared_switch`; 0 for none.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("router", "shared_switch")
@@ -186,6 +195,7 @@ class Experts:
     normalise: bool = True
     activation: str = "silu"
     layout: str = "apart"
+    bias: bool = False
     shared: int = 0
 
     @property
@@ -195,10 +205,12 @@ class Experts:
 
     def parts(self, hidden: int) -> Parts:
         """The tensors of a layer."""
-        parts = linear("router", self.count, hidden)
+        parts = linear("router", self.count, hidden, self.bias)
         if self.layout == "stacked":
-            parts |= {"experts_in": (self.count, 2 * self.width, hidden)}
-            parts |= {"experts_out": (self.count, hidden, self.width)}
+            for part, outputs, inputs in (("in", 2 * self.width, hidden), ("out", hidden, self.width)):
+                parts[f"experts_{part}"] = (self.count, outputs, inputs)
+                if self.bias:
+                    parts[f"experts_{part}.bias"] = (self.count, outputs)
         else:
             for e in range(self.count):
                 parts |= linear(f"expert_gate@{e}", self.width, hidden) | linear(f"expert_up@{e}", self.width, hidden)
@@ -281,12 +293,14 @@ class DecoderSpec:
         return {
             self.names.name(part, layer)
             for (part, layer), shape in self._parts().items()
-            if (len(shape) == 2 or part in STACKED) and (layer is None or part not in self._parameters(layer))
+            if (part in STACKED or (len(shape) == 2 and not part.endswith(".bias")))
+            and (layer is None or part not in self._parameters(layer))
         }
 
-    def transposed(self) -> set[str]:
-        """The names of the matrices that a checkpoint stores as [inputs, outputs], where they are not packed."""
-        return {self.names.name(part, layer) for part, layer in self._parts() if part in self.names.transposed}
+    def stored(self) -> dict[str, Stored]:
+        """The tensors that a checkpoint stores in another order than ours, where they are not packed."""
+        stored = self.names.stored
+        return {self.names.name(part, layer): stored[part] for part, layer in self._parts() if part in stored}
 
     def layer_parts(self, i: int) -> Parts:
         """The parts of layer i."""

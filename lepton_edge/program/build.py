@@ -36,6 +36,7 @@ class Builder:
         """Takes what `build_decoder` takes."""
         self.spec, self.weight = spec, weight
         self.shapes = spec.tensors()
+        self.whole: dict[str, Weight] = {}  # weights that are taken in parts: to arrange one in memory takes long
         self.own = spec.norm_before  # `h` is a norm's output, of which each thread has its own in a small step
         self.program = Program(spec.vocab, context, kv_dtype, query_tile=QUERY_TILE)
 
@@ -264,11 +265,14 @@ class Builder:
         return place
 
     def _checked(self, name: str) -> Weight:
+        if name in self.whole:
+            return self.whole[name]
         weight = self.weight(name)
         *rows, columns = self.shapes[name]
         nbytes = get_format(weight.format).nbytes(math.prod(rows), columns)
         if weight.shape != self.shapes[name] or weight.data.nbytes != nbytes:
             raise CheckpointError(f"{name}: has shape {weight.shape}, expected {self.shapes[name]}")
+        self.whole[name] = weight
         return weight
 
     def bias(self, part: str, layer: int | None, first: int = 0, rows: int | None = None) -> str | None:
@@ -280,6 +284,15 @@ class Builder:
         if rows is None:
             return self._keep(name, values)
         return self._keep(f"{name}[{first}:{first + rows}]", values[first : first + rows])
+
+    def biases(self, part: str, layer: int, first: int, rows: int) -> str | None:
+        """The name of the biases of some rows of each stacked matrix, [count, rows padded], where they have any."""
+        if not self.has(f"{part}.bias", layer):
+            return None
+        name = self.spec.names.name(f"{part}.bias", layer)
+        values = self.weight(name).to_f32()[:, first : first + rows]
+        padded = np.pad(values, ((0, 0), (0, pad(rows) - rows)))
+        return self._keep(f"{name}[:, {first}:{first + rows}]", padded.reshape(-1))
 
     def factors(
         self, part: str, layer: int | None, norm: Norm, scale: float = 1.0, columns: int = 0

@@ -1,12 +1,13 @@
 """A Hugging Face folder in, a folder of the same model in packed weights out."""
 
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from lepton_edge.checkpoint.packed import PackedTensor, packed_metadata
 from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safetensors
 from lepton_edge.checkpoint.store import FORMAT_OF_DTYPE, SINGLE, Checkpoint
+from lepton_edge.checkpoint.stored import Stored
 from lepton_edge.errors import CheckpointError, MachineError, RequestError
-from lepton_edge.quant.formats import FORMATS, Format, get_format
+from lepton_edge.quant.formats import FORMATS, MXFP4, Format, get_format
 from lepton_edge.quant.pack import map_rows
 from lepton_edge.quant.report import Report, Row
 
@@ -40,12 +42,12 @@ def quantize_folder(
     keep: Sequence[str] = (),
     progress: Progress | None = None,
     matrices: Collection[str] | None = None,
-    transposed: Collection[str] = (),
+    stored: Mapping[str, Stored] | None = None,
 ) -> Report:
     """Writes `target`, a new model folder whose matrices are in `format`; all else is copied as it is.
 
-    matrices: the names of those that may be packed; None for every tensor of two dimensions.  transposed: those that
-    are stored as [inputs, outputs]; packed they lie as [outputs, inputs].
+    matrices: the names of those that may be packed; None for every tensor of two dimensions.  stored: the tensors that
+    lie in another order than ours; packed they lie in ours.  Those that are MXFP4 stay so, unless a rule names them.
 
     keep: 'REGEX=FORMAT' rules; the first whose regex is found in a matrix's name gives its format instead. Works shard
     by shard and chunk by chunk in a folder beside `target` that is renamed when complete and removed when anything
@@ -63,8 +65,10 @@ def quantize_folder(
                 f"{checkpoint.folder}: is packed already; expected weights in f32, f16 or bf16; "
                 "quantize the folder that it was made from"
             )
+        stored = stored or {}
+        checkpoint.arrange({name: how for name, how in stored.items() if how.mxfp4})
         formats = _formats(checkpoint, format, rules, matrices)
-        checkpoint.transpose([name for name in transposed if name in formats and formats[name].packed])
+        checkpoint.arrange({name: how for name, how in stored.items() if name in formats and formats[name].packed})
         temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
         try:
             temporary.mkdir()
@@ -112,15 +116,22 @@ def _formats(
         for name in sorted(checkpoint.names if wanted is None else checkpoint.names.intersection(wanted))
         if (wanted is not None or len(checkpoint.shape(name)) == 2)
         and 0 not in checkpoint.shape(name)
-        and checkpoint.info(name).dtype in FORMAT_OF_DTYPE
+        and (checkpoint.is_mxfp4(name) or checkpoint.info(name).dtype in FORMAT_OF_DTYPE)
     ]
     for text, regex, _ in rules:
         if not any(regex.search(name) for name in matrices):
             raise RequestError(
                 f"--keep {text!r}: matches none of the {len(matrices)} matrices; see `lepton inspect --tensors`"
             )
-    chosen = {name: next((f for _, regex, f in rules if regex.search(name)), format) for name in matrices}
-    return {name: get_format(f) for name, f in chosen.items()}
+    chosen = {}
+    for name in matrices:
+        others = MXFP4.name if checkpoint.is_mxfp4(name) else format
+        chosen[name] = get_format(next((f for _, regex, f in rules if regex.search(name)), others))
+        if checkpoint.is_mxfp4(name) and not chosen[name].packed:
+            raise RequestError(
+                f"--keep: {chosen[name].name} for {name}, which is MXFP4; expected a packed format, or none to keep it"
+            )
+    return chosen
 
 
 class _Run:
@@ -133,7 +144,7 @@ class _Run:
             name: PackedTensor(f.name, checkpoint.shape(name)) for name, f in formats.items() if f.packed
         }
         self.progress = progress
-        self.total = sum(info.stop - info.start for info in map(checkpoint.info, checkpoint.names))
+        self.total = sum(map(checkpoint.stored_bytes, checkpoint.names))
         self.done = 0
         self.rows: list[Row] = []
 
@@ -144,13 +155,15 @@ class _Run:
         """Packed tensors first, so that they start at multiples of 64, then wide dtypes before narrow ones."""
         entries = []
         for name in sorted(self.checkpoint.names):
-            shape, dtype = self.checkpoint.shape(name), self.checkpoint.info(name).dtype
-            if name in self.formats:
-                dtype = self.formats[name].dtype
             if name in self.packed:
-                shape = (self.packed[name].nbytes,)
-            write = self._converted if name in self.formats else self._copied
-            entries.append(Entry(name, dtype, shape, partial(write, name)))
+                write = self._converted if name in self.formats else self._repacked
+                entries.append(Entry(name, "U8", (self.packed[name].nbytes,), partial(write, name)))
+            elif name in self.formats:
+                shape = self.checkpoint.shape(name)
+                entries.append(Entry(name, self.formats[name].dtype, shape, partial(self._converted, name)))
+            else:
+                info = self.checkpoint.info(name)
+                entries.append(Entry(name, info.dtype, info.shape, partial(self._copied, name)))
         return sorted(entries, key=lambda entry: (entry.name not in self.packed, -DTYPE_BYTES[entry.dtype]))
 
     def _copied(self, name: str) -> Iterator[NDArray[np.uint8]]:
@@ -172,8 +185,18 @@ class _Run:
             self.checkpoint.check_unchanged()
             yield data
             written, error, norm = written + data.size, error + chunk_error, norm + chunk_norm
-            self._advance(count * DTYPE_BYTES[self.checkpoint.info(name).dtype], name)
+            self._advance(count * self.checkpoint.stored_bytes(name) // math.prod(weight.shape), name)
         self.rows.append(Row(name, target.name, weight.shape, written, error, norm))
+
+    def _repacked(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """An MXFP4 matrix in our order, without loss."""
+        shape, written = self.checkpoint.shape(name), 0
+        for data in self.checkpoint.packed_parts(name):
+            self.checkpoint.check_unchanged()
+            yield data
+            written += data.size
+            self._advance(self.checkpoint.stored_bytes(name) // shape[0], name)
+        self.rows.append(Row(name, MXFP4.name, shape, written))
 
     def _advance(self, nbytes: int, name: str) -> None:
         self.done += nbytes
@@ -191,6 +214,8 @@ def _measure(target: Format, w: NDArray[np.float32]) -> tuple[int, NDArray[np.ui
 
 def _write_config(checkpoint: Checkpoint, formats: dict[str, Format], format: str, folder: Path) -> None:
     config = {key: value for key, value in checkpoint.config.items() if key != "lepton"}
+    if any(map(checkpoint.is_mxfp4, formats)):
+        del config["quantization_config"]  # it says how MXFP4 was stored
     if any(f.packed for f in formats.values()):
         config["lepton"] = {"format": format}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
 from ..program.summary import Summary, heat, read_summary
-from ..quant.formats import get_format
+from ..quant.formats import MXFP4, get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
@@ -116,7 +116,8 @@ class Engine:
              notify: Callable[[str], None] | None = None) -> "Engine":  # fmt: skip
         """An engine for a checkpoint.
 
-        format: None runs the weights as they lie; else matrices stored otherwise are converted in memory.
+        format: None runs the weights as they lie; else matrices stored otherwise are converted in memory, but for
+        those in MXFP4 where the format is packed too.
         threads: None for the physical cores.  isa: None for the best.  context: None for the model's own.
         kv_dtype: 'f16', 'q8' or 'f32'; None for f32 where the weights are f32, else f16.
         """
@@ -132,11 +133,12 @@ class Engine:
         matrices = spec.matrices()
 
         def weight(name: str) -> Weight:
+            if name in converted:
+                return converted[name]
             found = source.weight(name)
-            if format is None or found.format == format or name not in matrices:
+            if format is None or found.format == format or name not in matrices or _stays(found.format, format):
                 return found
-            if name not in converted:
-                converted[name] = pack_weight(found, format, name)
+            converted[name] = pack_weight(found, format, name)
             return converted[name]
 
         if kv_dtype is None:
@@ -361,6 +363,11 @@ class Engine:
                 return int(self._experts[name].ctypes.data)
             return int(self.program.weights[name].data.ctypes.data)
         return int((self._ropes if name in self._ropes else self.program.params)[name].ctypes.data)
+
+
+def _stays(stored: str, format: str) -> bool:
+    """Whether a matrix is best left as it is stored: to repack four bits loses, and gains nothing."""
+    return stored == MXFP4.name and get_format(format).packed
 
 
 def _integer(name: str, value: int | None, low: int, high: int, default: int) -> int:

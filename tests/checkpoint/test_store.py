@@ -1,6 +1,7 @@
 """Model folders: single and sharded, plain and packed, and everything that can be wrong with them."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from lepton_edge.checkpoint import Checkpoint, Weight
 from lepton_edge.checkpoint.packed import PackedTensor, packed_metadata
-from lepton_edge.checkpoint.safetensors import Entry, write_safetensors
+from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safetensors
+from lepton_edge.checkpoint.stored import Stored
 from lepton_edge.errors import CheckpointError, ConfigError
 from lepton_edge.quant.formats import FORMATS
 
@@ -192,6 +194,67 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         Checkpoint.open("nul\0")
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, CheckpointError, r"holds neither model\.safetensors nor model\.safetensors\.index\.json")
+
+
+def halves(folder: Path, **changed: tuple[str, tuple[int, ...]]) -> Checkpoint:
+    """A folder with the MXFP4 matrix `m` [2, 16, 32] of zeros; changed: dtype and shape of its tensors."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    parts = {"m_blocks": ("U8", (2, 16, 1, 16)), "m_scales": ("U8", (2, 16, 1))} | changed
+    data = {name: np.zeros(math.prod(shape) * DTYPE_BYTES[dtype], np.uint8) for name, (dtype, shape) in parts.items()}
+    write_safetensors(folder / "model.safetensors", [
+        Entry(name, dtype, shape, lambda name=name: [data[name]]) for name, (dtype, shape) in parts.items()
+    ])  # fmt: skip
+    return Checkpoint.open(folder)
+
+
+def test_an_mxfp4_matrix_is_one_tensor(tmp_path: Path) -> None:
+    with halves(tmp_path) as checkpoint:
+        checkpoint.arrange({"m": Stored(mxfp4=True)})
+        assert checkpoint.names == {"m"} and checkpoint.shape("m") == (2, 16, 32) and checkpoint.format("m") == "mxfp4"
+        assert checkpoint.stored_bytes("m") == 2 * 16 * 17 and not checkpoint.weight("m").to_f32().any()
+        assert checkpoint.weight("m").data.ctypes.data % 64 == 0
+        checkpoint.require({"m": (2, 16, 32)})
+        with pytest.raises(CheckpointError, match=r"m is \[2, 16, 32\], config.json says \[2, 16, 64\]"):
+            checkpoint.require({"m": (2, 16, 64)})
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    (dict(m_blocks=("U8", (2, 16, 1, 8))), r"m_blocks is U8 \[2, 16, 1, 8\].*expected MXFP4"),
+    (dict(m_blocks=("U8", (2, 16, 16))), "expected MXFP4"),
+    (dict(m_scales=("U8", (2, 1, 16))), "expected MXFP4"),
+    (dict(m_scales=("U8", (32,))), "expected MXFP4"),
+    (dict(m_scales=("U8", ())), "expected MXFP4"),
+    (dict(m_scales=("F32", (2, 16, 1))), r"m_scales F32 \[2, 16, 1\]; expected MXFP4"),
+    (dict(m_blocks=("U8", (2, 17, 1, 16)), m_scales=("U8", (2, 17, 1))), "a multiple of 16 rows"),
+])  # fmt: skip
+def test_what_cannot_be_mxfp4(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with halves(tmp_path, **changed) as checkpoint, pytest.raises(CheckpointError, match=message):
+        checkpoint.arrange({"m": Stored(mxfp4=True)})
+
+
+def test_half_of_an_mxfp4_matrix(tmp_path: Path) -> None:
+    with halves(tmp_path) as checkpoint:
+        checkpoint.arrange({"n": Stored(mxfp4=True)})
+        with pytest.raises(CheckpointError, match="missing: n_blocks, n_scales;"):
+            checkpoint.require({"n": (2, 16, 32)})
+
+
+@pytest.mark.parametrize("stored", [
+    Stored(transposed=True), Stored(turns=-1), Stored(turns=-2), Stored(transposed=True, turns=-2),
+])  # fmt: skip
+def test_other_orders(tmp_path: Path, stored: Stored) -> None:
+    w = weights(3, 4, 6)
+    there = w
+    if stored.turns:  # the first half in even places, the second in odd ones
+        there = np.stack(np.split(w, 2, stored.turns), axis=4 + stored.turns).reshape(3, 4, 6)
+    there = np.ascontiguousarray(there.swapaxes(1, 2) if stored.transposed else there)
+    single(tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", [plain_entry("w", "f32", there)])
+    with Checkpoint.open(tmp_path) as checkpoint:
+        checkpoint.arrange({"w": stored})
+        assert checkpoint.shape("w") == (3, 4, 6)
+        np.testing.assert_array_equal(checkpoint.weight("w").to_f32(), w)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ OPT, BLOOM, MPT = ("OPTForCausalLM", "opt"), ("BloomForCausalLM", "bloom"), ("Mp
 EXAONE4, BIGCODE = ("Exaone4ForCausalLM", "exaone4"), ("GPTBigCodeForCausalLM", "gpt_bigcode")
 MINISTRAL, MIXTRAL = ("MinistralForCausalLM", "ministral"), ("MixtralForCausalLM", "mixtral")
 QWEN2_MOE, QWEN3_MOE = ("Qwen2MoeForCausalLM", "qwen2_moe"), ("Qwen3MoeForCausalLM", "qwen3_moe")
+GPT_OSS = ("GptOssForCausalLM", "gpt_oss")
 OLMOE, GRANITE_MOE = ("OlmoeForCausalLM", "olmoe"), ("GraniteMoeForCausalLM", "granitemoe")
 
 LONG = {
@@ -176,6 +177,13 @@ FAMILIES = [
             embedding_multiplier=12.0, attention_multiplier=0.1, residual_multiplier=0.22, logits_scaling=6.0),
     _family("granitemoe_mqa", *GRANITE_MOE, _sizes(80, 32, 5, 1), UNTIED, num_local_experts=4, num_experts_per_tok=1,
             attention_bias=True, attention_multiplier=0.3, residual_multiplier=0.5),
+    _family("gpt_oss", *GPT_OSS, _sizes(48, 48, 6, 2, layers=3), UNTIED, head_dim=14, num_local_experts=5,
+            num_experts_per_tok=2, sliding_window=7, rope_scaling={
+                "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16, "beta_fast": 32.0,
+                "beta_slow": 1.0, "truncate": False}),
+    _family("gpt_oss_mqa", *GPT_OSS, _sizes(64, 32, 5, 1), UNTIED, head_dim=12, num_local_experts=4,
+            num_experts_per_tok=4, attention_bias=False, layer_types=["full_attention", "sliding_attention"],
+            sliding_window=9, rope_theta=9000.0),
 ]  # fmt: skip
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -189,21 +197,23 @@ def tensors(family: Family) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the folder, float32, matrices as they are stored.
 
     Weights have a variance of about 1/inputs, norms lie around 1; what becomes q and k is larger, so that attention is
-    uneven and errors in positions or windows show.
+    uneven and errors in positions or windows show, and so is what gpt-oss clamps.
     """
     spec = family.spec
-    matrices, transposed = spec.matrices(), spec.transposed()
+    matrices, stored = spec.matrices(), spec.stored()
     for name, shape in spec.tensors().items():
         normal = _normal(f"{family.name}/{name}", math.prod(shape)).reshape(shape)
-        if name in matrices or (len(shape) == 2 and "norm" not in name):
+        if name in matrices or (not name.endswith("bias") and len(shape) == 2 and "norm" not in name):
             loud = any(word in name for word in ("q_proj", "k_proj", "qkv", "query_key", "c_attn"))
-            values = normal * ((1.5 if loud else 1.0) / math.sqrt(shape[-1]))
-        elif name.endswith(".bias"):
+            loud = 4.0 if name.endswith("experts.gate_up_proj") else 1.5 if loud else 1.0
+            values = normal * (loud / math.sqrt(shape[-1]))
+        elif name.endswith("bias"):
             values = 0.3 * normal
         else:
             values = (0.0 if "gemma" in family.name else 1.0) + 0.2 * normal
         single = values.astype(np.float32)
-        yield name, np.ascontiguousarray(single.T if name in transposed else single)
+        turned = name in stored and stored[name].transposed
+        yield name, np.ascontiguousarray(single.swapaxes(-1, -2) if turned else single)
 
 
 def checksum(family: Family) -> int:

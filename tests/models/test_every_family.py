@@ -87,7 +87,7 @@ def test_packed(family: Family, folder: Path, format: str, tmp_path: Path) -> No
     """A packed folder runs without copies of its matrices, and as its own weights say."""
     with Checkpoint.open(folder) as checkpoint:
         spec = spec_of(checkpoint)
-        quantize_folder(folder, tmp_path / "packed", format, matrices=spec.matrices(), transposed=spec.transposed())
+        quantize_folder(folder, tmp_path / "packed", format, matrices=spec.matrices(), stored=spec.stored())
     ids = token_ids(family)[:24]
     with Checkpoint.open(tmp_path / "packed") as checkpoint:
         engine = Engine.load(checkpoint, spec_of(checkpoint), threads=1, kv_dtype="f32")
@@ -115,7 +115,7 @@ def test_transposed_matrices_in_f16_stay_as_they_are_stored(tmp_path: Path) -> N
         name = spec.names.name("qkv", 0)
         assert checkpoint.info(name).shape == (60, 180) and checkpoint.shape(name) == (180, 60)
         values = checkpoint.weight(name).to_f32()
-    names = dict(matrices=spec.matrices(), transposed=spec.transposed())
+    names = dict(matrices=spec.matrices(), stored=spec.stored())
     quantize_folder(folder, tmp_path / "half", "f16", **names)
     quantize_folder(folder, tmp_path / "mixed", "q8", keep=["c_attn=f16"], **names)
     for made in ("half", "mixed"):

@@ -301,6 +301,14 @@ def test_specs_survive_json(recipe) -> None:
         ("exaone4", {"sliding_window_pattern": "LGL"}, "sliding_window_pattern"),
         ("smollm3", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ("granite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act"),
+        ("gpt_oss", {"swiglu_limit": 10.0}, "swiglu_limit"),
+        ("gpt_oss", {"swiglu_alpha": 1.0}, "swiglu_alpha"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config.quant_method"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["mlp.experts"]}},
+         "quantization_config.modules_to_not_convert"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4", "bits": 3}}, "quantization_config.'bits'"),
+        ("gpt_oss", {"layer_types": ["full_attention", "chunked_attention", "full_attention"]}, "layer_types"),
     ],
 )
 def test_unsupported_options_of_families(name: str, changes: dict[str, Any], field: str) -> None:
@@ -325,6 +333,10 @@ def test_unsupported_options_of_families(name: str, changes: dict[str, Any], fie
         ("gemma2", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 0},
          "sliding_window"),
         ("cohere", {"logit_scale": "big"}, "logit_scale"),
+        ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
+        ("gpt_oss", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
+        ("gpt_oss", {"num_experts_per_tok": 6}, "num_experts_per_tok"),
+        ("gpt_oss", {"sliding_window": 0}, "sliding_window"),
     ],
 )  # fmt: skip
 def test_wrong_values_of_families(name: str, changes: dict[str, Any], field: str) -> None:

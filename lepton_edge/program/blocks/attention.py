@@ -29,7 +29,8 @@ def inside(b: "Builder", spec: Attention, i: int) -> None:
     whole = spec.group * spec.head_dim % GROUP == 0  # heads that a thread has at once
     scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
     b.emit(f"attention_{kv}", label, **heads, y=y, ldy=ld, scale=scale, window=spec.window or 0, cap=spec.cap,
-           slopes=b.constant(spec.slopes), records=records if whole else None)  # fmt: skip
+           slopes=b.constant(spec.slopes), records=records if whole else None,
+           sinks=b.param("sinks", i) if spec.sinks else None)  # fmt: skip
     if records and not whole:
         b.emit("quantize", label, x=y, ldx=ld, records=records, groups=ld // GROUP)
 

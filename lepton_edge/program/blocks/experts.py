@@ -45,8 +45,9 @@ def inside(b: "Builder", spec: Experts, i: int) -> None:
     if len(formats) == 1 and True in packed:
         weight = b.program.weights_of(gate)[0]
         b.emit(f"gated_{weight.format}", f"{label} experts gate up", x=records, w=gate, up_w=up, gate=y, up=other,
-               ldy=pad(spec.width), bias=None, up_bias=None, activation=kind, records=ready, own=1, **_chosen(spec),
-               **b.blocks(weight, ("blocks", "groups", "block_bytes")))  # fmt: skip
+               ldy=pad(spec.width), bias=_bias(b, spec, i, "gate"), up_bias=_bias(b, spec, i, "up"), activation=kind,
+               records=ready, own=1, **_chosen(spec), **b.blocks(weight, ("blocks", "groups", "block_bytes")),
+               )  # fmt: skip
         return
     _product(b, spec, i, "gate", gate, x, y, barrier=NEVER)
     _product(b, spec, i, "up", up, x, other)
@@ -82,7 +83,16 @@ def _product(
     if get_format(weight.format).packed:
         rest = dict(x=b.records_of(x), **b.blocks(weight, ("blocks", "groups", "block_bytes")))
     b.emit(f"matmul_{weight.format}", f"layer {i} experts {part}", barrier=barrier, w=table, y=y, ldy=pad(rows),
-           rows=rows, bias=None, accumulate=0, own=own, **_chosen(spec), **rest)  # fmt: skip
+           rows=rows, bias=_bias(b, spec, i, part), accumulate=0, own=own, **_chosen(spec), **rest)  # fmt: skip
+
+
+def _bias(b: "Builder", spec: Experts, i: int, part: str) -> str | None:
+    """The biases of all experts' gate, up or down, where they have any."""
+    if spec.layout == "apart":
+        return None
+    if part == "down":
+        return b.biases("experts_out", i, 0, b.spec.hidden)
+    return b.biases("experts_in", i, 0 if part == "gate" else spec.width, spec.width)
 
 
 def _chosen(spec: Experts) -> dict[str, Any]:

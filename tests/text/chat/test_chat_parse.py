@@ -1,6 +1,7 @@
 """Answers: text, reasoning and tool calls told apart, in any pieces, whatever the model writes."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,15 @@ def parse(reader: AnswerParser, pieces) -> Part:
     parts = [*(reader.push(piece) for piece in pieces), reader.flush()]
     calls = tuple(call for part in parts for call in part.calls)
     return Part("".join(part.text for part in parts), "".join(part.reasoning for part in parts), calls)
+
+
+def test_the_template_of_gpt_oss_means_harmony(shared: Path) -> None:
+    folder = shared / "chat_templates" / "llama_cpp_templates"
+    source = (folder / "openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
+    reader = parser_for(source, (), "<|start|>assistant")
+    assert reader.markers == parser("harmony").markers and reader.ends == {"<|call|>", "<|return|>"}
+    answer = "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>Yes"
+    assert parse(reader, answer) == Part("Yes", "Hm")
 
 
 WEATHER = ToolCall("get_weather", {"place": "Köln"})

@@ -41,4 +41,5 @@ def in_turns(values: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
     >>> in_turns(np.arange(6, dtype=np.uint8), -1).tolist()
     [0, 2, 4, 1, 3, 5]
     """
-    return np.concatenate([np.take(values, range(i, values.shape[axis], 2), axis) for i in (0, 1)], axis)
+    halves = np.moveaxis(values, axis, 0)
+    return np.moveaxis(np.concatenate([halves[0::2], halves[1::2]]), 0, axis)

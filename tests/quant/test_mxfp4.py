@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lepton_edge.errors import RequestError
-from lepton_edge.quant.formats import MXFP4
+from lepton_edge.quant.formats import MXFP4, mxfp4
 
 # OCP MX 1.0, section 5.3.3: E2M1, by code.
 VALUES = [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6]
@@ -27,7 +27,10 @@ def test_every_code_and_several_scales() -> None:
     np.testing.assert_array_equal(MXFP4.unpack(MXFP4.pack(found), 16, 64), found)
 
 
-def test_any_codes_and_scales_survive_packing() -> None:
+@pytest.mark.parametrize("step", [1, 5000, 1 << 19])
+def test_any_codes_and_scales_survive_packing(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are repacked at a time."""
+    monkeypatch.setattr(mxfp4, "STEP", step)
     rng = np.random.default_rng(1)
     blocks, scales = rng.integers(0, 256, (48, 5, 16), np.uint8), rng.integers(0, 253, (48, 5), np.uint8)
     low, high = np.array(VALUES)[blocks & 15], np.array(VALUES)[blocks >> 4]

@@ -15,7 +15,9 @@ TWICE = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.f
 # |w| / scale from which on the next code is nearer; at the border itself the even code wins.
 BORDERS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 LARGEST = 252  # E8M0 of the largest scale, 2^125: from the next one on a weight might be infinite; 255 is NaN
-HALVES = np.ldexp(np.float32(1), np.arange(LARGEST + 1) - 128).view(np.uint32) >> 16  # by E8M0: bits of scale / 2
+# By E8M0: half of the scale, as a bfloat16.
+HALVES = (np.ldexp(np.float32(1), np.arange(LARGEST + 1) - 128).view(np.uint32) >> 16).astype(np.uint16)
+STEP = 1 << 19  # weights repacked at a time, so that they stay in a cache: twice as fast as a whole matrix at once
 
 
 class Mxfp4(BlockFormat):
@@ -64,11 +66,13 @@ class Mxfp4(BlockFormat):
         rows, groups = scales.shape
         data = np.zeros(self.nbytes(rows, groups * GROUP), np.uint8)
         lanes, halves = self.views(data, rows, groups * GROUP)
-        # A word has columns 8c … 8c+7 in its nibbles, from the lowest on; ours has 8c, 8c+4, 8c+1, 8c+5, …
-        words = np.ascontiguousarray(blocks).view(np.uint32)
-        words = _swap(_swap(words, 8, 0x0000FF00), 4, 0x00F000F0)
-        lanes[...] = words.reshape(-1, ROWS, groups, self.lanes).transpose(0, 2, 3, 1)
-        halves[...] = HALVES.astype(np.uint16)[scales].reshape(-1, ROWS, groups).transpose(0, 2, 1)
+        halves[...] = HALVES[scales].reshape(-1, ROWS, groups).transpose(0, 2, 1)
+        step = max(1, STEP // (ROWS * GROUP * max(1, groups)))
+        for i in range(0, len(lanes), step):
+            # A word has columns 8c … 8c+7 in its nibbles, from the lowest on; ours has 8c, 8c+4, 8c+1, 8c+5, …
+            words = np.ascontiguousarray(blocks[i * ROWS : (i + step) * ROWS]).view(np.uint32)
+            words = _swap(_swap(words, 8, 0x0000FF00), 4, 0x00F000F0)
+            lanes[i : i + step] = words.reshape(-1, ROWS, groups, self.lanes).transpose(0, 2, 3, 1)
         return data
 
 

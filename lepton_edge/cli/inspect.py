@@ -112,6 +112,7 @@ def _layers(spec: "DecoderSpec") -> dict[str, str]:
             f"{attention.heads} heads, {attention.kv_heads} for keys and values, {attention.head_dim} wide"
             + (f"; window {', '.join(map(str, windows))}" if windows else "")
             + (f"; biases on {', '.join(biases)}" if biases else "")
+            + ("; sinks" if attention.sinks else "")
         )
     return found
 

@@ -73,7 +73,7 @@ def test_instructions_that_a_process_may_not_use_are_not_there(compiled):
     assert systems == {"CNTVCT_EL0"}
 
 
-@pytest.mark.parametrize("op", ["matmul_q4", "matmul_q8"])
+@pytest.mark.parametrize("op", ["matmul_q4", "matmul_q8", "matmul_mxfp4"])
 def test_products_are_dot_product_instructions(compiled, op):
     """Each register tile has one loop over groups, which does all of 32 columns by 16 rows by its tokens at once."""
     isa, folder = compiled
@@ -87,6 +87,7 @@ def test_products_are_dot_product_instructions(compiled, op):
     assert found == expected
     for loop in inner_loops(instructions(folder / f"{op}.s")):
         assert not DOTS & set(loop) or not {"mul", "mla", "smull"} & set(loop)
+        assert not DOTS & set(loop) or ("tbl" in loop) == (op == "matmul_mxfp4")
 
 
 def test_the_probe_of_the_peak_is_dot_products(compiled):

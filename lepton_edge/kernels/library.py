@@ -1,16 +1,17 @@
 """Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
 
 The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, the instruction set, the system and
-the architecture, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; several
-processes may build at once.
+the architecture, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; of several
+processes that miss the same ones, one compiles and the others wait for it.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,11 @@ from threading import Lock
 
 from ..errors import MachineError
 from .features import architecture
+
+try:
+    import fcntl
+except ImportError:  # as on Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["cache_folder", "kernels"]
 
@@ -66,7 +72,9 @@ def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None =
             if missing:
                 if notify:
                     notify(f"compiling {len(missing)} kernels for {isa} (once, into {folder})")
-                _compile(missing, isa, folder)
+                _make(folder)
+                with _alone(folder):
+                    _compile([op for op in missing if _read(folder, op) is None], isa, folder)
             _load(wanted, isa, folder)
         return {op: _loaded[isa, op] for op in ops}
 
@@ -89,13 +97,29 @@ def digest(op: str, code: bytes) -> bytes:
     return hashlib.sha256(op.encode() + code).digest()
 
 
-def _compile(ops: list[str], isa: str, folder: Path) -> None:
-    """Compile ops in two processes."""
+def _make(folder: Path) -> None:
+    """Make a cache folder, where there is none."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         hint = "set LEPTON_CACHE to a writable folder"
         raise MachineError(f"{folder}: cannot make the kernel cache ({error}); {hint}") from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other process compiles for the same folder; where a system cannot lock it, several do the same work."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(ops: list[str], isa: str, folder: Path) -> None:
+    """Compile ops in two processes."""
     root = str(HERE.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]

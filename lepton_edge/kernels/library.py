@@ -28,6 +28,7 @@ except ImportError:  # as on Windows
 __all__ = ["cache_folder", "kernels"]
 
 HERE = Path(__file__).parent
+WORKERS = 4  # processes that compile: the slowest kernel alone takes a quarter of a model's compile time
 DIGEST = 32  # bytes of digest at the end of each object
 _lock = Lock()
 _loaded: dict[tuple[str, str], int] = {}
@@ -119,14 +120,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _compile(ops: list[str], isa: str, folder: Path) -> None:
-    """Compile ops in two processes."""
+    """Compile ops in a process for each core, at most `WORKERS`."""
     root = str(HERE.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]
     no, pipe = subprocess.DEVNULL, subprocess.PIPE
     workers = [
         subprocess.Popen([*command, *share], env=environment, stdin=no, stdout=no, stderr=pipe, text=True)
-        for share in _shares(ops)
+        for share in _shares(ops, min(WORKERS, _cores()))
     ]
     try:
         reports = [worker.communicate()[1] for worker in workers]
@@ -141,9 +142,14 @@ def _compile(ops: list[str], isa: str, folder: Path) -> None:
             raise MachineError(f"compiling the kernels for {isa} failed: {last}; run `lepton doctor`")
 
 
-def _shares(ops: list[str]) -> list[list[str]]:
-    """The ops in two shares that take about as long: the slowest first, each to the share that has less to do."""
-    shares: list[tuple[int, list[str]]] = [(0, []), (0, [])]
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shares(ops: list[str], count: int) -> list[list[str]]:
+    """The ops in `count` shares that take about as long: the slowest first, each to the share that has least to do."""
+    shares: list[tuple[int, list[str]]] = [(0, [])] * count
     for op in sorted(ops, key=_compile_time, reverse=True):
         shares.sort(key=lambda share: share[0])
         shares[0] = (shares[0][0] + _compile_time(op), [*shares[0][1], op])
@@ -151,8 +157,8 @@ def _shares(ops: list[str]) -> list[list[str]]:
 
 
 def _compile_time(op: str) -> int:
-    """Roughly, in half seconds."""
-    return {"attention": 16, "matmul": 9, "experts": 9, "rope": 2}.get(op.partition("_")[0], 1)
+    """Roughly, in seconds."""
+    return {"attention": 16, "gated": 10, "experts": 9, "matmul": 6, "rope": 4}.get(op.partition("_")[0], 1)
 
 
 def _load(ops: list[str], isa: str, folder: Path) -> None:

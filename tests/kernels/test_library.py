@@ -130,6 +130,15 @@ def test_a_process_waits_for_one_that_compiles_the_same(filled, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in objects(tmp_path)} == written
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_compiling_is_shared_out(count):
+    ops = ["walk", "attention_f16", "matmul_q4", "gated_q4", "rope_f16", "gather"]
+    shares = library._shares(ops, count)
+    assert len(shares) == count and sorted(sum(shares, [])) == sorted(ops)
+    loads = [sum(map(library._compile_time, share)) for share in shares]
+    assert max(loads) <= max(library._compile_time("attention_f16"), -(-sum(loads) // count) + 1)
+
+
 def test_threads_that_load_at_once():
     """Both get the same addresses."""
     found = []

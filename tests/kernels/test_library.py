@@ -134,7 +134,7 @@ def test_a_process_waits_for_one_that_compiles_the_same(filled, tmp_path):
 def test_compiling_is_shared_out(count):
     ops = ["walk", "attention_f16", "matmul_q4", "gated_q4", "rope_f16", "gather"]
     shares = library._shares(ops, count)
-    assert len(shares) == count and sorted(sum(shares, [])) == sorted(ops)
+    assert len(shares) == count and sorted(op for share in shares for op in share) == sorted(ops)
     loads = [sum(map(library._compile_time, share)) for share in shares]
     assert max(loads) <= max(library._compile_time("attention_f16"), -(-sum(loads) // count) + 1)
 

@@ -6,6 +6,7 @@ The file begins with its metadata: key, type, value, as the GGUF specification l
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import struct
 import sys
@@ -110,6 +111,14 @@ WORDS: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool]] = {
     ),
 }
 
+# Files from before that key: how they cut words is known of the vocabularies whose merges have these digests.
+KNOWN_MERGES = {
+    "04e3597d7996f292": "gpt-2",
+    "0a1f07b1d32153dc": "mpt",  # GPT-NeoX 20B's, Pythia's, MPT's
+    "26a620e10c7991c8": "falcon",
+    "8715d8d6d92d1b0c": "starcoder",
+}
+
 
 def tokenizer_of(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """The tokenizer of a GGUF file and its special tokens by name ('bos_token').
@@ -140,11 +149,13 @@ def tokenizer_of(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 
 def _byte_bpe(data: Metadata, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
-    pre = data.get("pre")
+    pairs = data.get("merges", [])
+    pre = data.get("pre") or KNOWN_MERGES.get(hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:16])
     if pre not in WORDS:
-        raise TokenizerError(f"{data.path}: cuts words as {pre!r}, which is not known; known are {', '.join(WORDS)}")
+        said = "does not say how it cuts words" if pre is None else f"cuts words as {pre!r}, which is not known"
+        raise TokenizerError(f"{data.path}: {said}; expected {KEY}pre to be one of {', '.join(WORDS)}")
     words, nfc = WORDS[pre]
-    merges = [tuple(merge.split(" ")) for merge in data.get("merges", [])]
+    merges = [tuple(merge.split(" ")) for merge in pairs]
     whole = pre == "llama-bpe"
     return byte_bpe.backend_of(numbered(dict(enumerate(tokens)), data.path), merges, words(), nfc, data.path, whole)
 

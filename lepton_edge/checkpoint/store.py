@@ -19,6 +19,7 @@ from lepton_edge.quant.formats import FORMATS, GROUP, MXFP4, ROWS, get_format
 
 __all__ = ["Checkpoint", "Weight"]
 
+LISTED = 12  # tensors in a message; a model of experts has thousands
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ALIGNMENT = 64  # bytes; what a packed file guarantees as well
@@ -195,23 +196,23 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path(name)}: tensor {name + SCALES!r}: {error}") from error
 
     def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """One CheckpointError that lists every tensor that is missing, of another shape, or of no weight format."""
+        """One CheckpointError that lists the tensors that are missing, of another shape, or of no weight format."""
         problems = []
         missing = [part for name in expected if name not in self.names for part in self._parts(name)]
         if missing:
-            problems.append(f"missing: {', '.join(missing)}")
+            problems.append(f"missing: {_few(missing)}")
         present = [name for name in expected if name in self.names]
         wrong = [name for name in present if self.shape(name) != tuple(expected[name])]
         if wrong:
-            each = (f"{name} is {list(self.shape(name))}, config.json says {list(expected[name])}" for name in wrong)
-            problems.append(f"of another shape: {', '.join(each)}")
+            each = [f"{name} is {list(self.shape(name))}, config.json says {list(expected[name])}" for name in wrong]
+            problems.append(f"of another shape: {_few(each)}")
         odd = [
             name for name in present
             if name not in self.packed and not self.is_mxfp4(name) and self.info(name).dtype not in FORMAT_OF_DTYPE
         ]  # fmt: skip
         if odd:
-            each = (f"{name} is {self.info(name).dtype}" for name in odd)
-            problems.append(f"of a dtype that is none of {', '.join(FORMAT_OF_DTYPE)}: {', '.join(each)}")
+            each = [f"{name} is {self.info(name).dtype}" for name in odd]
+            problems.append(f"of a dtype that is none of {', '.join(FORMAT_OF_DTYPE)}: {_few(each)}")
         if problems:
             raise CheckpointError(
                 f"{self.folder}: the tensors are not those that config.json asks for; {'; '.join(problems)}; "
@@ -306,3 +307,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
 def _is_shard_name(name: str) -> bool:
     """Whether it names a file right in the folder; a link there may point elsewhere, as in the Hugging Face cache."""
     return name.endswith(".safetensors") and name.isprintable() and not set(name) & set("/\\:") and len(name) < 256
+
+
+def _few(items: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return ", ".join(items[:LISTED]) + more

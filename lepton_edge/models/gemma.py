@@ -10,6 +10,7 @@ from .spec import DecoderSpec, Norm
 
 __all__ = ["read", "read_gemma2", "read_gemma3"]
 
+GELU = "gelu_pytorch_tanh"
 AROUND = modules(
     attn_post_norm="post_attention_layernorm", ffn_norm="pre_feedforward_layernorm",
     ffn_post_norm="post_feedforward_layernorm",
@@ -18,9 +19,12 @@ AROUND = modules(
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a GemmaForCausalLM config."""
-    # An older field, hidden_act, is `gelu` in the first configs; the models were trained with what the newer one says.
-    fields = fields.renamed(hidden_act="hidden_activation") if fields.has("hidden_activation") else fields
-    return _read(fields, "gemma", {})
+    # The first configs say `gelu` and mean its approximation; transformers 5 does not read the newer hidden_activation.
+    act = fields.text("hidden_act", default=GELU)
+    act = GELU if act == "gelu" else act
+    if fields.text("hidden_activation", default=act) != act:
+        raise fields.unsupported("hidden_activation", f"what hidden_act says, {act}")
+    return _read(fields.assuming(hidden_act=act), "gemma", {})
 
 
 def read_gemma2(fields: Fields) -> DecoderSpec:
@@ -57,7 +61,7 @@ def _read(fields: Fields, family: str, attention: dict[str, Any], **options: Any
         raise fields.unsupported("use_bidirectional_attention", "false")
     bias = fields.flag("attention_bias", default=False)
     spec = read_decoder(
-        fields.with_default(head_dim=256), family, norm=Norm(plus_one=True), activation="gelu_pytorch_tanh", tied=True,
+        fields.with_default(head_dim=256), family, norm=Norm(plus_one=True), activation=GELU, tied=True,
         attention=dict(qkv_bias=bias, o_bias=bias, **attention), **{"rope": {}, **options},
     )  # fmt: skip
     return replace(spec, embed_scale=spec.hidden**0.5)

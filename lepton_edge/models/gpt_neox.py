@@ -15,6 +15,9 @@ NAMES = modules(
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a GPTNeoXForCausalLM config."""
+    for name, own in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
+        if fields.has(name) and not fields.has(own):  # transformers takes its default then
+            raise fields.unsupported(name, own)
     fields = fields.renamed(partial_rotary_factor="rotary_pct", rope_theta="rotary_emb_base")
     bias = fields.flag("attention_bias", default=True)
     return read_decoder(

@@ -53,6 +53,10 @@ def read2(fields: Fields) -> DecoderSpec:
     if heads % groups:
         raise fields.error("n_groups", f"a divisor of num_heads, {heads}")
     low, high = fields.numbers("time_step_limit", 2, low=0.0, high=math.inf, default=(0.0, math.inf))
+    if low > high:
+        raise fields.error("time_step_limit", "the larger one last")
+    if not fields.flag("rms_norm", default=True):
+        raise fields.unsupported("rms_norm", "true")
     mixer = Mamba2(
         heads=heads,
         head_dim=head_dim,
@@ -70,8 +74,7 @@ def read2(fields: Fields) -> DecoderSpec:
 
 def _spec(fields: Fields, family: str, hidden: int, mixer: Block, *, tied: bool) -> DecoderSpec:
     """What both have.  A state has no positions, so nothing but counting them bounds the context."""
-    if fields.has("quantization_config"):
-        raise fields.unsupported("quantization_config", "float32, float16, bfloat16, or packed by lepton")
+    fields.refuse_quantized()
     if fields.text("hidden_act", default="silu") not in ("silu", "swish"):
         raise fields.unsupported("hidden_act", "silu")
     return DecoderSpec(

@@ -14,7 +14,16 @@ MAX_EXPERTS = 4096
 
 
 def read_experts(fields: Fields, count: str, width: str, **options: Any) -> Experts:
-    """The mixture that a config describes; count, width: the names of its fields; options: of `Experts`."""
+    """The mixture that a config describes; count, width: the names of its fields; options: of `Experts`.
+
+    A router of another kind, as DeepSeek's fields describe it, is refused.
+    """
+    for name, only in (("scoring_func", "softmax"), ("topk_method", "greedy")):
+        if fields.text(name, default=only) != only:
+            raise fields.unsupported(name, only)
+    for name in ("routed_scaling_factor", "n_group"):
+        if fields.number(name, low=0.0, high=1e9, default=1.0) != 1.0:
+            raise fields.unsupported(name, "1")
     experts = fields.integer(count, 1, MAX_EXPERTS)
     top_k = fields.integer("num_experts_per_tok", 1, MAX_EXPERTS)
     if top_k > experts:

@@ -13,7 +13,7 @@ __all__ = ["read", "read_olmo2", "read_olmo3"]
 def read(fields: Fields) -> DecoderSpec:
     """The spec of an OlmoForCausalLM config."""
     bias = fields.flag("attention_bias", default=False)
-    clip = fields.number_or_null("clip_qkv", 0.0, 1e9, None) or 0.0
+    clip = fields.number_or_null("clip_qkv", 1e-9, 1e9, None) or 0.0
     return read_decoder(
         fields.without("rms_norm_eps"), "olmo", norm=Norm(1e-5, "layer", weight=False), rope={},
         attention=dict(qkv_bias=bias, o_bias=bias, clip=clip),
@@ -27,6 +27,9 @@ def read_olmo2(fields: Fields) -> DecoderSpec:
 
 def read_olmo3(fields: Fields) -> DecoderSpec:
     """The spec of an Olmo3ForCausalLM config; only layers of full attention stretch their positions."""
+    theta = fields.number("rope_theta", low=2.0, high=1e18, default=5e5)
+    if theta != 5e5 and not fields.has("rope_parameters"):  # transformers takes it for layers without a window only
+        raise fields.unsupported("rope_theta", "500000, or rope_parameters for each of the layer types")
     near = dict(theta=5e5, kind="sliding_attention")
     return _read_after(
         fields, "olmo3", rope=dict(theta=5e5, kind="full_attention", local=near), windows=alternating(4)

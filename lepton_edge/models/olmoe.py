@@ -12,7 +12,7 @@ def read(fields: Fields) -> DecoderSpec:
     """The spec of an OlmoeForCausalLM config."""
     bias = fields.flag("attention_bias", default=False)
     norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-5))
-    clip = fields.number_or_null("clip_qkv", 0.0, 1e9, None) or 0.0
+    clip = fields.number_or_null("clip_qkv", 1e-9, 1e9, None) or 0.0
     fields = fields.with_default(num_experts=64, num_experts_per_tok=8)
     spec = read_decoder(
         fields, "olmoe", norm=norm, rope={},

@@ -46,6 +46,8 @@ def _experts(fields: Fields, **options: Any) -> Experts:
 def _qwen2_windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
     """`layer_types`, or a window on every other one of the first `max_window_layers`."""
     if not fields.flag("use_sliding_window", default=False):
+        if fields.has("layer_types") and "sliding_attention" in read_kinds(fields, layers, 0):
+            raise fields.error("layer_types", "full_attention only, because use_sliding_window is off")
         return (None,) * layers
     if fields.has("layer_types"):
         return windows_of(fields, read_kinds(fields, layers, 0), 4096)

@@ -185,7 +185,9 @@ def read_rope(
     options = fields.child("rope_scaling")
     if options.is_empty():
         options = fields.child("rope_parameters")
-        if kind and (options.is_empty() or options.has(kind)):
+        if kind and not options.is_empty() and not (options.has("full_attention") or options.has("sliding_attention")):
+            raise fields.unsupported("rope_parameters", "an object for each of full_attention, sliding_attention")
+        if kind:
             options = options.child(kind)
     theta_fields = options if options.has("rope_theta") else fields
     theta = theta_fields.number("rope_theta", low=2.0, high=1e18, default=theta)
@@ -197,6 +199,8 @@ def read_rope(
     if dim % 2 or not dim:
         raise part_fields.error("partial_rotary_factor", f"a share of head_dim, {head_dim}, that is even and not 0")
     name = "rope_type" if options.has("rope_type") else "type"
+    if kind and options.has("type") and name == "type":  # transformers leaves such a scaling out
+        raise options.unsupported("type", "rope_type")
     kind = options.text(name, default="default")
     if kind == "default":
         return RopeSpec(theta, dim), max_positions

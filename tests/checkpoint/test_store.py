@@ -177,6 +177,8 @@ def test_require_lists_everything_at_once(tmp_path: Path) -> None:
             checkpoint.weight("i")
         with pytest.raises(CheckpointError, match="no tensor 'z'"):
             checkpoint.shape("z")
+        with pytest.raises(CheckpointError, match=r"missing: n0, .*, n11 and 3060 more; check"):
+            checkpoint.require({f"n{i}": (1,) for i in range(3072)})
 
 
 def refused(folder: Path, error: type[Exception], message: str) -> str:

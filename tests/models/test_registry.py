@@ -303,6 +303,13 @@ def test_specs_survive_json(recipe) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "field"),
     [
+        ("gemma_mqa", {"hidden_act": "relu"}, "hidden_activation"),
+        ("gemma_mqa", {"hidden_activation": "gelu"}, "hidden_activation"),
+        ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters"),
+        ("gemma3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
+        ("olmo3", {"rope_theta": 1e4}, "rope_theta"),
+        ("neox", {"rope_theta": 1e4}, "rope_theta"),
+        ("neox", {"rotary_pct": None, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma2", {"hidden_activation": "tanh"}, "hidden_activation"),
@@ -356,6 +363,11 @@ def test_unsupported_options_of_families(name: str, changes: dict[str, Any], fie
         ("gpt_oss", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
         ("gpt_oss", {"num_experts_per_tok": 6}, "num_experts_per_tok"),
         ("gpt_oss", {"sliding_window": 0}, "sliding_window"),
+        ("olmo", {"clip_qkv": 0.0}, "clip_qkv"),
+        ("olmoe", {"clip_qkv": 0}, "clip_qkv"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping"),
+        ("gemma2", {"final_logit_softcapping": 0.0}, "final_logit_softcapping"),
+        ("qwen2_moe", {"layer_types": ["sliding_attention"] * 4}, "layer_types"),
         ("ministral3", {"rope_parameters": {"rope_type": "default", "original_max_position_embeddings": 8}},
          "rope_parameters.llama_4_scaling_beta"),
         ("ministral3", {"rope_parameters": {"llama_4_scaling_beta": 0.1, "rope_type": "yarn", "factor": 2.0}},
@@ -380,6 +392,13 @@ def test_minicpm_is_a_llama_that_scales() -> None:
     residual = 1.4 / 2**0.5
     assert spec.embed_scale == pytest.approx(12 / residual) and spec.logit_scale == 16 / 64
     assert spec.norm.eps == pytest.approx(1e-5 / residual**2)
+
+
+def test_gemma_says_gelu_and_means_its_approximation() -> None:
+    named = [spec_from_config(without(FAMILIES["gemma_mqa"].config, "hidden_activation") | {"hidden_act": act}, WHERE)
+             for act in ("gelu", "gelu_pytorch_tanh", None)]  # fmt: skip
+    assert named[0] == named[1] == named[2]
+    assert named[0].layers[0].feed_forward.activation == "gelu_tanh"
 
 
 def test_a_family_of_another_package(monkeypatch) -> None:

@@ -274,19 +274,19 @@ class DecoderSpec:
 
     def tensors(self) -> Parts:
         """Every tensor that this model needs, by its name in the checkpoint; matrices as [outputs, inputs]."""
-        return {self.names.name(part, layer): shape for (part, layer), shape in self._parts().items()}
+        return {self.names.name(part, layer): shape for (part, layer), shape in self.every_part().items()}
 
     def matrices(self) -> set[str]:
         """The names of the tensors that may be packed."""
         return {
             self.names.name(part, layer)
-            for (part, layer), shape in self._parts().items()
+            for (part, layer), shape in self.every_part().items()
             if (len(shape) == 2 or part in STACKED) and (layer is None or part not in self._parameters(layer))
         }
 
     def transposed(self) -> set[str]:
         """The names of the matrices that a checkpoint stores as [inputs, outputs], where they are not packed."""
-        return {self.names.name(part, layer) for part, layer in self._parts() if part in self.names.transposed}
+        return {self.names.name(part, layer) for part, layer in self.every_part() if part in self.names.transposed}
 
     def layer_parts(self, i: int) -> Parts:
         """The parts of layer i."""
@@ -321,7 +321,7 @@ class DecoderSpec:
         parts = self.layers[layer]
         return parts.mixer.PARAMETERS + (parts.feed_forward.PARAMETERS if parts.feed_forward else ())
 
-    def _parts(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
+    def every_part(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
         """Every part with its layer, or None, and its shape."""
         width = self.embed_width or self.hidden
         found: Parts = {"embed": (self.vocab, width)}

@@ -209,13 +209,13 @@ class Builder:
 
         After NEVER another product has to follow.
         """
-        rest: dict[str, Any] = dict(bias=bias, accumulate=accumulate, own=own, barrier=barrier)
-        if delta is None:
-            self.multiply(name, label, x, y, **rest)
-        else:
-            self.low_rank.product(delta, name, label, x, y, **rest)
+        if delta is not None:
+            y, bias, accumulate = self.low_rank.change(delta, name, label, x, y, bias, accumulate, own)
         if barrier != NEVER:
-            self.low_rank.flush(barrier)
+            self.low_rank.downs()
+        self.multiply(name, label, x, y, bias=bias, accumulate=accumulate, own=own, barrier=barrier)
+        if barrier != NEVER:
+            self.low_rank.ups(barrier)
 
     def multiply(
         self, name: str, label: str, x: str, y: str, *, bias: str | None, accumulate: bool = False, own: bool = False,

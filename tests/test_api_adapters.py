@@ -27,6 +27,7 @@ PROMPT = "w5 w9 w40"
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("adapters")
     write_folder(CASE.base, path / "base")
+    (path / "base" / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
     write_adapter(CASE, path / "a")
     write_adapter(OTHER, path / "b")
     return path
@@ -131,13 +132,16 @@ def test_a_sequence_that_outlives_its_adapter_is_not_kept() -> None:
 
 
 def test_the_command_line(model: lepton_edge.Model, folders: Path, tmp_path: Path) -> None:
-    def lepton(*arguments: str) -> str:
+    def lepton(*arguments: str, typed: str = "") -> str:
         command = [sys.executable, "-m", "lepton_edge", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=300, check=True).stdout
 
     expected = PROMPT + model.generate(PROMPT, max_tokens=12, adapter="a") + "\n"
     flags = ["-n", "12", PROMPT]
     base, adapter, out = str(folders / "base"), str(folders / "a"), str(tmp_path / "out")
     assert lepton("generate", "-m", base, "--adapter", adapter, *flags) == expected
+    answer = model.chat([{"role": "user", "content": PROMPT}], max_tokens=9, adapter="a").text
+    assert answer != model.chat([{"role": "user", "content": PROMPT}], max_tokens=9, adapter=None).text
+    assert lepton("chat", "-m", base, "--adapter", adapter, "-n", "9", typed=PROMPT + "\n") == answer + "\n"
     assert lepton("merge", base, adapter, out) == f"{out}: 26 tensors of the adapter are in the weights\n"
     assert lepton("generate", "-m", out, *flags) == expected

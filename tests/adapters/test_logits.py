@@ -92,6 +92,8 @@ def test_packed_weights_stay_packed(case: Case, format: str, base: Checkpoint, t
     bound = SLACK * np.sqrt(4 * len(engine.spec.layers) + 1) * INT8
     assert relative(feed(engine, engine.open(), ids, len(ids), plan), expected) <= bound
     assert relative(feed(engine, engine.open(), ids, 1, plan), expected) <= bound
+    if format == "q8":  # whose weights are rounded as finely as the activations: as much error again
+        assert relative(feed(engine, engine.open(), ids, len(ids), plan), GOLDEN()[case.name]) <= bound * 2**0.5
     assert relative(feed(engine, engine.open(), ids, len(ids)), expected) > 3 * bound
     engine.close()
 

@@ -10,6 +10,7 @@ from golden.recipe import BY_NAME as RECIPES
 from golden.recipe import _write_safetensors
 
 from lepton_edge.adapters import Adapter, read_adapter
+from lepton_edge.adapters.config import Patterns
 from lepton_edge.errors import CheckpointError, ConfigError, ModelError, UnsupportedModelError
 from lepton_edge.models.registry import spec_from_config
 
@@ -31,6 +32,16 @@ def test_ranks_and_scalings(tmp_path: Path) -> None:
     ):  # fmt: skip
         b = stored[f"base_model.model.model.layers.{module}.lora_B.weight"]
         np.testing.assert_allclose(deltas[part, layer].b, b * scaling, rtol=1e-6)
+
+
+def test_the_first_pattern_that_fits_counts() -> None:
+    """Names and expressions, in the order of the file; a name means whole words."""
+    values = {"q_proj": 1, "1.q_proj": 2, r".*[kv]_proj": 3, "k_proj": 4, "^o_proj": 5, "layers.1.x": 6}
+    patterns = Patterns(values, "")
+    modules = ("layers.1.q_proj", "layers.11.k_proj", "layers.0.o_proj", "o_proj", "layers.11.x", "seq_proj", "v_proj")
+    assert [patterns.get(module, 0) for module in modules] == [1, 3, 0, 5, 0, 0, 3]
+    assert Patterns({"1.q_proj": 2, "q_proj": 1}, "").get("layers.1.q_proj", 0) == 2
+    assert Patterns({"k_proj": 4, r".*[kv]_proj": 3}, "").get("k_proj", 0) == 4
 
 
 @pytest.mark.parametrize(("option", "value", "error"), [

@@ -92,7 +92,7 @@ def make_families() -> None:
     for family in families.FAMILIES:
         run, tokens = logits_by_steps if family.steps else logits_at_once, families.token_ids(family)
         with tempfile.TemporaryDirectory() as folder:
-            path = families.write_folder(family, Path(folder) / family.name)
+            path = families.write_folder(family, Path(folder) / family.name, transformers=True)
             how = "sdpa" if family.sdpa else "eager"
             single, double = (run(load_model(path, dtype, how), tokens) for dtype in (torch.float32, torch.float64))
         noise = relative(single, double)

@@ -175,7 +175,7 @@ class _Reader:
         if own["embed"] == own["head"]:
             own["embed"] = self.names.modules["embed"]
         names = replace(spec.names, modules=own)
-        untied = replace(spec, tied=False, head_bias=False, names=names)
+        untied = replace(spec, tied=False, names=names)
         return untied, {names.name(part): old for part in TABLES}
 
     def _tables(self) -> list[Place]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .common import F0, F1, at, copy_of, count, each_token, get_f32, quantize_row, small, take
-from .layout import GROUP, PICKS, RECORD, THREADS
+from .layout import GROUP, PICKS, POSITIONS, RECORD, THREADS
 from .ops import ACTIVATIONS, field
 from .simd.words import (
     add,
@@ -44,6 +44,7 @@ ACTIVATE_GATE, ACTIVATE_UP, ACTIVATE_LDX, ACTIVATE_Y, ACTIVATE_LDY, ACTIVATION, 
 )
 GATHER_X, GATHER_LDX, GATHER_Y, GATHER_LDY, GATHER_N = (field("gather", f) for f in ("x", "ldx", "y", "ldy", "n"))
 LIMIT_X, LIMIT_LDX, LIMIT_N, LIMIT, SOFT = (field("limit", f) for f in ("x", "ldx", "n", "limit", "soft"))
+GROW_X, GROW_LDX, GROW_N, GROW_TABLE, GROW_EVERY = (field("grow", f) for f in ("x", "ldx", "n", "table", "every"))
 
 
 @jit
@@ -270,11 +271,21 @@ def limit(row, context, thread):
                 store_f32(x + i * 4, vmax(splat(-top), vmin(splat(top), value)))
 
 
+@jit
+def grow(row, context, thread, t, tokens):
+    """x[t] *= table[position[t] // every]."""
+    step = get_i64(at(context, POSITIONS) + 8 * t) // at(row, GROW_EVERY)
+    by, x = splat(get_f32(at(row, GROW_TABLE) + 4 * step)), at(row, GROW_X) + t * at(row, GROW_LDX) * 4
+    for i in range(0, at(row, GROW_N), 16):
+        store_f32(x + i * 4, mul(load_f32(x + i * 4), by))
+
+
 KERNELS = {
     "rms_norm": lambda: norm_kernel(False),
     "layer_norm": lambda: norm_kernel(True),
     "quantize": lambda: each_token(quantize),
     "activate": lambda: activate,
     "limit": lambda: limit,
+    "grow": lambda: each_token(grow),
     "gather": lambda: each_token(gather),
 }

@@ -1,16 +1,17 @@
 """Compiled kernels: found in a per-user cache folder, compiled once where missing, loaded without Numba.
 
 The folder's name is a hash of the kernels' sources, the versions of Numba and LLVM, the instruction set, the system and
-the architecture, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; several
-processes may build at once.
+the architecture, so an edit or an upgrade never meets old code.  Objects are written whole or not at all; of several
+processes that miss the same ones, one compiles and the others wait for it.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,15 @@ from threading import Lock
 from ..errors import MachineError
 from .features import architecture
 
+try:
+    import fcntl
+except ImportError:  # as on Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["cache_folder", "kernels"]
 
 HERE = Path(__file__).parent
+WORKERS = 4  # processes that compile: the slowest kernel alone takes a quarter of a model's compile time
 DIGEST = 32  # bytes of digest at the end of each object
 _lock = Lock()
 _loaded: dict[tuple[str, str], int] = {}
@@ -66,7 +73,9 @@ def kernels(ops: Iterable[str], isa: str, notify: Callable[[str], None] | None =
             if missing:
                 if notify:
                     notify(f"compiling {len(missing)} kernels for {isa} (once, into {folder})")
-                _compile(missing, isa, folder)
+                _make(folder)
+                with _alone(folder):
+                    _compile([op for op in missing if _read(folder, op) is None], isa, folder)
             _load(wanted, isa, folder)
         return {op: _loaded[isa, op] for op in ops}
 
@@ -89,20 +98,36 @@ def digest(op: str, code: bytes) -> bytes:
     return hashlib.sha256(op.encode() + code).digest()
 
 
-def _compile(ops: list[str], isa: str, folder: Path) -> None:
-    """Compile ops in two processes."""
+def _make(folder: Path) -> None:
+    """Make a cache folder, where there is none."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         hint = "set LEPTON_CACHE to a writable folder"
         raise MachineError(f"{folder}: cannot make the kernel cache ({error}); {hint}") from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other process compiles for the same folder; where a system cannot lock it, several do the same work."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(ops: list[str], isa: str, folder: Path) -> None:
+    """Compile ops in a process for each core, at most `WORKERS`."""
     root = str(HERE.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-m", f"{__package__}.build", isa, str(folder)]
     no, pipe = subprocess.DEVNULL, subprocess.PIPE
     workers = [
         subprocess.Popen([*command, *share], env=environment, stdin=no, stdout=no, stderr=pipe, text=True)
-        for share in _shares(ops)
+        for share in _shares(ops, min(WORKERS, _cores()))
     ]
     try:
         reports = [worker.communicate()[1] for worker in workers]
@@ -117,9 +142,14 @@ def _compile(ops: list[str], isa: str, folder: Path) -> None:
             raise MachineError(f"compiling the kernels for {isa} failed: {last}; run `lepton doctor`")
 
 
-def _shares(ops: list[str]) -> list[list[str]]:
-    """The ops in two shares that take about as long: the slowest first, each to the share that has less to do."""
-    shares: list[tuple[int, list[str]]] = [(0, []), (0, [])]
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shares(ops: list[str], count: int) -> list[list[str]]:
+    """The ops in `count` shares that take about as long: the slowest first, each to the share that has least to do."""
+    shares: list[tuple[int, list[str]]] = [(0, [])] * count
     for op in sorted(ops, key=_compile_time, reverse=True):
         shares.sort(key=lambda share: share[0])
         shares[0] = (shares[0][0] + _compile_time(op), [*shares[0][1], op])
@@ -127,8 +157,8 @@ def _shares(ops: list[str]) -> list[list[str]]:
 
 
 def _compile_time(op: str) -> int:
-    """Roughly, in half seconds."""
-    return {"attention": 16, "matmul": 9, "experts": 9, "rope": 2}.get(op.partition("_")[0], 1)
+    """Roughly, in seconds."""
+    return {"attention": 16, "gated": 10, "experts": 9, "matmul": 6, "rope": 4}.get(op.partition("_")[0], 1)
 
 
 def _load(ops: list[str], isa: str, folder: Path) -> None:

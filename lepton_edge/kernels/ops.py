@@ -49,10 +49,11 @@ PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4"), ("f16", "f32", "q8
 
 # Queries that share a key head lie `q_step` floats from the next ones, key and value heads `k_step`.  The first
 # `rope_dim` numbers of a head are turned, in pairs (i, i + rope_dim / 2), or (2 i, 2 i + 1) if `paired`.  Norms of
-# heads: their weights lie `norm_step` floats from head to head; `norm_center`: a layer norm.
+# heads: their weights lie `norm_step` floats from head to head, and a bias `norm_bias` floats behind its weight, 0 for
+# none; `norm_center`: a layer norm.
 HEADS = (
     "q:a ldq q_step k:a v:a ldk k_step heads kv_heads head_dim rope_dim paired table:p layer q_norm:p k_norm:p "
-    "norm_step norm_eps:f norm_center"
+    "norm_step norm_bias norm_eps:f norm_center"
 )
 
 # A product over experts: t is a place in `order`, and every weight a table of the experts' addresses.
@@ -95,6 +96,8 @@ OPS: dict[str, Op] = {
         _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
         # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)
         _op("limit", "x:a ldx n limit:f soft"),
+        # x[t] *= table[position[t] // every]
+        _op("grow", "x:a ldx n table:p every"),
         # Ops with a state beside each sequence: `state` is where a row's part of it begins, in bytes.
         # y[t] = the causal convolution of x[t] (times what lies at `gate_in` of the same row), through silu or times
         # what lies at `gate_out`; offsets in floats, -1 for no gate; and as int8 groups where `records` is given

@@ -48,7 +48,7 @@ from .simd.words import (
 # Rope's fields, which attention's rows begin with, whatever the cache.
 (
     Q, LDQ, Q_STEP, K, V, LDK, K_STEP, HEADS, KV_HEADS, HEAD_DIM, ROPE_DIM, PAIRED, TABLE, LAYER, Q_NORM, K_NORM,
-    NORM_STEP, NORM_EPS, NORM_CENTER,
+    NORM_STEP, NORM_BIAS, NORM_EPS, NORM_CENTER,
 ) = (field("rope_f32", name) for name, _ in OPS["rope_f32"].fields)  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def rotate_pairs(x, dim, angles):
 
 
 @jit
-def norm_head(x, weight, d, eps, center):
-    """Norm the d numbers at x: by their root mean square, or `center` by mean and deviation."""
+def norm_head(x, weight, bias, d, eps, center):
+    """Norm the d numbers at x: by their root mean square, or `center` by mean and deviation.  bias: 0 for none."""
     count, mean, total = np.float32(d), F0, splat(F0)
     if center != 0:
         for i in range(0, d, 16):
@@ -88,7 +88,8 @@ def norm_head(x, weight, d, eps, center):
     scale = div(splat(F1), sqrt(splat(reduce_add(total) / count + eps)))
     for i in range(0, d, 16):
         away = sub(load_f32_some(x + i * 4, d - i), splat(mean))
-        store_f32_some(x + i * 4, mul(mul(away, scale), load_f32_some(weight + i * 4, d - i)), d - i)
+        y = mul(mul(away, scale), load_f32_some(weight + i * 4, d - i))
+        store_f32_some(x + i * 4, add(y, load_f32_some(bias + i * 4, d - i)) if bias != 0 else y, d - i)
 
 
 @jit
@@ -97,7 +98,8 @@ def turn(row, x, norms, head, angles):
     weight = at(row, norms)
     if weight != 0:
         weight += head * at(row, NORM_STEP) * 4
-        norm_head(x, weight, at(row, HEAD_DIM), get_f32(row + NORM_EPS), at(row, NORM_CENTER))
+        bias = weight + at(row, NORM_BIAS) * 4 if at(row, NORM_BIAS) != 0 else 0
+        norm_head(x, weight, bias, at(row, HEAD_DIM), get_f32(row + NORM_EPS), at(row, NORM_CENTER))
     if at(row, PAIRED) != 0:
         rotate_pairs(x, at(row, ROPE_DIM), angles)
     else:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from .fields import Fields
-from .rope import MAX_POSITIONS, read_rope
+from .rope import MAX_POSITIONS, RopeSpec, read_rope
 from .spec import HF_MODULES, Attention, DecoderSpec, FeedForward, Layer, Names, Norm
 
-__all__ = ["change_attention", "modules", "read_activation", "read_decoder", "read_kinds", "scale_residuals"]
+__all__ = [
+    "alternating", "change_attention", "modules", "read_activation", "read_decoder", "read_kinds", "scale_residuals",
+]  # fmt: skip
 
 # Bounds far above any real model, low enough that no product of two of them overflows an int64.
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_WIDTH, MAX_VOCAB = 4096, 1024, 1024, 1 << 20, 1 << 24
@@ -43,12 +45,11 @@ def read_decoder(
     """The spec of a decoder with Llama's field names.
 
     norm: its kind; `eps` names the field with its epsilon.  activation, ffn (0: as in the config), tied: the family's
-    defaults.  rope: options of `read_rope` and `paired`; None for no rotary positions.  windows: reads the window of
-    each layer (default: none).  attention, feed_forward: options of `Attention` and `FeedForward`, alike in all layers.
-    model: those of `DecoderSpec`.  Raises ConfigError or UnsupportedModelError.
+    defaults.  rope: options of `read_ropes`; None for no rotary positions.  windows: reads the window of each layer
+    (default: none).  attention, feed_forward: options of `Attention` and `FeedForward`, alike in all layers.  model:
+    those of `DecoderSpec`.  Raises ConfigError or UnsupportedModelError.
     """
-    if fields.has("quantization_config"):
-        raise fields.unsupported("quantization_config", "float32, float16, bfloat16, or packed by lepton")
+    fields.refuse_quantized()
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
     layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
@@ -57,14 +58,11 @@ def read_decoder(
         raise fields.error("num_key_value_heads", f"a divisor of num_attention_heads, {heads}")
     head_dim = _head_dim(fields, hidden, heads, rotary=rope is not None)
     context = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
-    table = None
+    far, near = None, None
     if rope is not None:
-        options = dict(rope)
-        paired = options.pop("paired", False)
-        table, context = read_rope(fields, head_dim, context, **options)
-        table = replace(table, paired=paired)
+        far, near, context = read_ropes(fields, head_dim, context, **rope)
     seen = windows(fields, layers) if windows else (None,) * layers
-    mixer = Attention(heads, kv_heads, head_dim, table, **(attention or {}))
+    mixer = Attention(heads, kv_heads, head_dim, **(attention or {}))
     width = fields.integer("intermediate_size", 1, MAX_WIDTH, default=ffn)
     following = FeedForward(width, read_activation(fields, activation), **(feed_forward or {}))
     low = fields.number(eps, low=1e-30, high=1.0, default=(norm or Norm()).eps)
@@ -72,12 +70,31 @@ def read_decoder(
         family=family,
         vocab=fields.integer("vocab_size", 1, MAX_VOCAB),
         hidden=hidden,
-        layers=tuple(Layer(replace(mixer, window=window), following) for window in seen),
+        layers=tuple(Layer(replace(mixer, window=w, rope=near if w else far), following) for w in seen),
         context=context,
         norm=replace(norm or Norm(), eps=low),
         tied=fields.flag("tie_word_embeddings", default=tied),
         **model,
     )
+
+
+def read_ropes(
+    fields: Fields, head_dim: int, context: int, *, paired: bool = False, everywhere: bool = True,
+    local: Options | None = None, **options: Any,
+) -> tuple[RopeSpec | None, RopeSpec, int]:  # fmt: skip
+    """The rotary positions of layers without a window and of those with one, and the context they are good for.
+
+    paired: as of `RopeSpec`.  everywhere: layers without a window have some.  local: options of `read_rope` for layers
+    with a window, which `rope_scaling` does not stretch; `base`: the field with their base.  options: of `read_rope`.
+    """
+    far, context = read_rope(fields, head_dim, context, **options)
+    near = far
+    if local is not None:
+        rest = {name: value for name, value in local.items() if name != "base"}
+        own = fields.renamed(rope_theta=local["base"]) if "base" in local else fields
+        near, _ = read_rope(own.without("rope_scaling"), head_dim, context, **rest)
+    far, near = (replace(rope, paired=paired) for rope in (far, near))
+    return far if everywhere else None, near, context
 
 
 def read_activation(fields: Fields, default: str, name: str = "hidden_act") -> str:
@@ -104,6 +121,16 @@ def windows_of(fields: Fields, kinds: list[str], default: int | None = None) -> 
         return (None,) * len(kinds)
     window = fields.integer("sliding_window", 1, MAX_POSITIONS, default=default)
     return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def alternating(every: int, field: str | None = None) -> Windows:
+    """Windows as `layer_types` says, or else on all layers but every n-th: n is `every`, or what `field` says."""
+
+    def windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
+        step = fields.integer(field, 1, MAX_LAYERS, default=every) if field else every
+        return windows_of(fields, read_kinds(fields, layers, step), 4096)
+
+    return windows
 
 
 def change_attention(spec: DecoderSpec, change: Callable[[int, Attention], Attention]) -> DecoderSpec:

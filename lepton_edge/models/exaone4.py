@@ -1,10 +1,8 @@
 """EXAONE 4.0 (arXiv:2507.11407): norms behind, heads of q and k normed, positions on layers with windows only."""
 
-from dataclasses import replace
-
-from .decoder import change_attention, modules, read_decoder, read_kinds, windows_of
+from .decoder import modules, read_decoder, read_kinds, windows_of
 from .fields import Fields
-from .spec import Attention, DecoderSpec, Norm
+from .spec import DecoderSpec, Norm
 
 __all__ = ["read"]
 
@@ -14,31 +12,21 @@ NAMES = modules(attn_post_norm="post_attention_layernorm", ffn_post_norm="post_f
 def read(fields: Fields) -> DecoderSpec:
     """The spec of an Exaone4ForCausalLM config."""
     norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-5))
-    spec = read_decoder(
-        fields, "exaone4", norm=norm, rope={}, attention=dict(qk_norm=norm), norm_before=False, norm_after=True,
-        names=NAMES,
+    hybrid = fields.integer_or_null("sliding_window", 1, 1 << 24, default=4096) is not None
+    return read_decoder(
+        fields, "exaone4", norm=norm, rope=dict(everywhere=not hybrid), windows=_windows if hybrid else None,
+        attention=dict(qk_norm=norm), norm_before=False, norm_after=True, names=NAMES,
     )  # fmt: skip
-    if fields.integer_or_null("sliding_window", 1, 1 << 24, default=4096) is None:
-        return spec
-    kinds = _kinds(fields, len(spec.layers))
-    windows = windows_of(fields, kinds, 4096)
-
-    def change(i: int, attention: Attention) -> Attention:
-        return replace(attention, window=windows[i], rope=attention.rope if windows[i] else None)
-
-    return change_attention(spec, change)
 
 
-def _kinds(fields: Fields, layers: int) -> list[str]:
+def _windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
     """`layer_types`; or every n-th layer is full, n the number or the word's length in `sliding_window_pattern`."""
-    if fields.has("layer_types"):
-        return read_kinds(fields, layers, 0)
     name, every = "sliding_window_pattern", 4
-    if fields.is_text(name):
+    if fields.is_text(name) and not fields.has("layer_types"):
         word = fields.text(name)
         if word != "L" * (len(word) - 1) + "G":
             raise fields.unsupported(name, "a number, or a word such as LLLG")
         every = len(word)
-    elif fields.has(name):
+    elif fields.has(name) and not fields.has("layer_types"):
         every = fields.integer(name, 1, 4096)
-    return read_kinds(fields, layers, every)
+    return windows_of(fields, read_kinds(fields, layers, every), 4096)

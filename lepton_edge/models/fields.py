@@ -163,14 +163,21 @@ class Fields:
         value = f"is {_brief(self._values[name])}" if name in self._values else "is missing"
         return ConfigError(f"{self._where}: {self._prefix}{name} {value}; expected {expected}; {ADVICE}")
 
-    def unsupported(self, name: str, supported: str) -> UnsupportedModelError:
+    def unsupported(
+        self, name: str, supported: str, advice: str = "use a model without it"
+    ) -> UnsupportedModelError:  # fmt: skip
         """The error for a field that asks for what lepton_edge does not have (to be raised by the caller)."""
         name = self._name(name)
         value = _brief(self._values.get(name))
         return UnsupportedModelError(
-            f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; "
-            "use a model without it"
+            f"{self._where}: {self._prefix}{name} {value} is not supported; supported: {supported}; {advice}"
         )
+
+    def refuse_quantized(self) -> None:
+        """UnsupportedModelError for weights that another tool has quantized."""
+        if self.has("quantization_config"):
+            raise self.unsupported("quantization_config", "float32, float16, bfloat16, or packed by lepton",
+                                   "take the original model, and pack it with `lepton quantize`")  # fmt: skip
 
     def _name(self, name: str) -> str:
         return self._names.get(name, name)

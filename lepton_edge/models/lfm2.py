@@ -5,7 +5,7 @@ from dataclasses import replace
 from .decoder import MAX_WIDTH, modules, read_decoder
 from .fields import Fields
 from .recurrent import ShortConv
-from .spec import DecoderSpec, FeedForward, Norm
+from .spec import DecoderSpec, Norm
 
 __all__ = ["read"]
 
@@ -19,22 +19,18 @@ NAMES = modules(
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of an Lfm2ForCausalLM config; the first releases call some of its fields otherwise."""
-    if fields.has("block_ff_dim"):
-        fields = fields.renamed(intermediate_size="block_ff_dim")
-    if fields.has("tie_embedding"):
-        fields = fields.renamed(tie_word_embeddings="tie_embedding")
+    for usual, older in (("intermediate_size", "block_ff_dim"), ("tie_word_embeddings", "tie_embedding")):
+        fields = fields.renamed(**{usual: older}) if fields.has(older) else fields
     norm = Norm(fields.number("norm_eps", low=1e-30, high=1.0, default=1e-5))
     spec = read_decoder(
-        fields, "lfm2", norm=norm, eps="norm_eps", rope=dict(theta=1e6), attention=dict(qk_norm=norm), ffn=12288,
-        tied=True, names=NAMES,
+        fields.assuming(intermediate_size=_width(fields)), "lfm2", norm=norm, eps="norm_eps", rope=dict(theta=1e6),
+        attention=dict(qk_norm=norm), tied=True, names=NAMES,
     )  # fmt: skip
     conv = ShortConv(fields.integer("conv_L_cache", 1, MAX_TAPS, default=3), fields.flag("conv_bias", default=False))
-    layers = []
-    for layer, convolves in zip(spec.layers, _convolves(fields, len(spec.layers)), strict=True):
-        assert isinstance(layer.feed_forward, FeedForward)
-        feed_forward = replace(layer.feed_forward, width=_width(fields, layer.feed_forward.width))
-        layers.append(replace(layer, mixer=conv if convolves else layer.mixer, feed_forward=feed_forward))
-    return replace(spec, layers=tuple(layers))
+    layers = zip(spec.layers, _convolves(fields, len(spec.layers)), strict=True)
+    return replace(
+        spec, layers=tuple(replace(layer, mixer=conv) if convolves else layer for layer, convolves in layers)
+    )
 
 
 def _convolves(fields: Fields, layers: int) -> list[bool]:
@@ -45,13 +41,14 @@ def _convolves(fields: Fields, layers: int) -> list[bool]:
             raise fields.unsupported("layer_types", "conv, full_attention")
         return [kind == "conv" for kind in kinds]
     attention = fields.items("full_attn_idxs", default=list(range(layers)))
-    if not set(map(str, attention)) <= set(map(str, range(layers))):
+    if not all(type(i) is int and 0 <= i < layers for i in attention):
         raise fields.error("full_attn_idxs", f"numbers of layers, from 0 to {layers - 1}")
     return [i not in attention for i in range(layers)]
 
 
-def _width(fields: Fields, width: int) -> int:
+def _width(fields: Fields) -> int:
     """The feed-forward's width: two thirds of the field, times a factor, rounded up, unless the config says not to."""
+    width = fields.integer("intermediate_size", 1, MAX_WIDTH, default=12288)
     if not fields.flag("block_auto_adjust_ff_dim", default=True):
         return width
     multiple = fields.integer("block_multiple_of", 1, MAX_WIDTH, default=256)

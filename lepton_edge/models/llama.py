@@ -23,6 +23,10 @@ def read(fields: Fields) -> DecoderSpec:
 
 def read_minicpm(fields: Fields) -> DecoderSpec:
     """MiniCPM (arXiv:2404.06395): the embedding, residuals and logits are scaled."""
+    if fields.integer("num_experts", 0, 4096, default=0):
+        raise fields.unsupported("num_experts", "0")
+    if fields.has("sparse_config"):
+        raise fields.unsupported("sparse_config", "null")
     spec = read_decoder(fields, "minicpm", rope={}, tied=True)
     embed = fields.number("scale_emb", low=1e-6, high=1e6, default=1.0)
     depth = fields.number("scale_depth", low=1e-6, high=1e6, default=1.0)

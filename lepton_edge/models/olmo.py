@@ -1,13 +1,11 @@
 """OLMo (arXiv:2402.00838: norms without weights), OLMo 2 (arXiv:2501.00656: norms behind, q and k normed) and OLMo 3
 (windows on three of four layers)."""
 
-from dataclasses import replace
 from typing import Any
 
-from .decoder import change_attention, modules, read_decoder, read_kinds, windows_of
+from .decoder import alternating, modules, read_decoder
 from .fields import Fields
-from .rope import read_rope
-from .spec import Attention, DecoderSpec, Norm
+from .spec import DecoderSpec, Norm
 
 __all__ = ["read", "read_olmo2", "read_olmo3"]
 
@@ -29,16 +27,10 @@ def read_olmo2(fields: Fields) -> DecoderSpec:
 
 def read_olmo3(fields: Fields) -> DecoderSpec:
     """The spec of an Olmo3ForCausalLM config; only layers of full attention stretch their positions."""
-    kinds = read_kinds(fields, fields.integer("num_hidden_layers", 1, 4096), 4)
-    full = dict(theta=500000.0, kind="full_attention")
-    spec = _read_after(fields, "olmo3", rope=full, windows=lambda f, n: windows_of(f, kinds, 4096))
-    head_dim = spec.attentions[0].head_dim
-    near, _ = read_rope(fields.without("rope_scaling"), head_dim, spec.context, theta=5e5, kind="sliding_attention")
-
-    def by_kind(i: int, attention: Attention) -> Attention:
-        return attention if kinds[i] == "full_attention" else replace(attention, rope=near)
-
-    return change_attention(spec, by_kind)
+    near = dict(theta=5e5, kind="sliding_attention")
+    return _read_after(
+        fields, "olmo3", rope=dict(theta=5e5, kind="full_attention", local=near), windows=alternating(4)
+    )
 
 
 def _read_after(fields: Fields, family: str, **options: Any) -> DecoderSpec:

@@ -1,4 +1,5 @@
-"""OPT (arXiv:2205.01068): learned positions from row 2 on, and an embedding that may be narrower than the model."""
+"""OPT (arXiv:2205.01068): learned positions from row 2 on, and an embedding that may be narrower than the model; the
+one of 350M norms sums. Galactica (arXiv:2211.09085) is an OPT without biases and weights of norms."""
 
 from dataclasses import replace
 
@@ -18,16 +19,14 @@ NAMES = modules(
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of an OPTForCausalLM config."""
-    if not fields.flag("do_layer_norm_before", default=True):
-        raise fields.unsupported("do_layer_norm_before", "true")
-    if not fields.flag("layer_norm_elementwise_affine", default=True):
-        raise fields.unsupported("layer_norm_elementwise_affine", "true")
     fields = fields.renamed(intermediate_size="ffn_dim", hidden_act="activation_function")
-    bias = fields.flag("enable_bias", default=True)
+    bias, affine = fields.flag("enable_bias", default=True), fields.flag("layer_norm_elementwise_affine", default=True)
+    before = fields.flag("do_layer_norm_before", default=True)
     spec = read_decoder(
-        fields, "opt", norm=Norm(1e-5, "layer", bias=True), activation="relu", names=NAMES, tied=True,
+        fields, "opt", norm=Norm(1e-5, "layer", weight=affine, bias=affine), activation="relu", names=NAMES, tied=True,
         attention=dict(qkv_bias=bias, o_bias=bias), feed_forward=dict(gated=False, bias=bias), first_position=2,
-        final_norm=not fields.flag("_remove_final_layer_norm", default=False),
+        norm_before=before, norm_sum=not before,
+        final_norm=before and not fields.flag("_remove_final_layer_norm", default=False),
     )  # fmt: skip
     width = fields.integer("word_embed_proj_dim", 1, MAX_WIDTH, default=spec.hidden)
     return replace(spec, positions=spec.context + 2, embed_width=0 if width == spec.hidden else width)

@@ -11,14 +11,15 @@ __all__ = ["read", "read_phi3"]
 
 def read(fields: Fields) -> DecoderSpec:
     """The spec of a PhiForCausalLM config."""
-    if fields.flag("qk_layernorm", default=False):
-        raise fields.unsupported("qk_layernorm", "false")
+    norm = Norm(fields.number("layer_norm_eps", low=1e-30, high=1.0, default=1e-5), "layer", bias=True)
+    qk_norm = norm if fields.flag("qk_layernorm", default=False) else None
     names = modules(
         o="self_attn.dense", up="mlp.fc1", down="mlp.fc2", final_norm="model.final_layernorm",
+        q_norm="self_attn.q_layernorm", k_norm="self_attn.k_layernorm",
     )  # fmt: skip
     return read_decoder(
-        fields, "phi", norm=Norm(1e-5, "layer", bias=True), eps="layer_norm_eps", activation="gelu_new",
-        rope=dict(part=0.5), attention=dict(qkv_bias=True, o_bias=True), feed_forward=dict(gated=False, bias=True),
+        fields, "phi", norm=norm, eps="layer_norm_eps", activation="gelu_new", rope=dict(part=0.5),
+        attention=dict(qkv_bias=True, o_bias=True, qk_norm=qk_norm), feed_forward=dict(gated=False, bias=True),
         parallel=1, head_bias=True, names=names,
     )  # fmt: skip
 

@@ -1,12 +1,13 @@
 """Which architectures lepton_edge runs, by the name that config.json gives them."""
 
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
 
 from ..checkpoint.store import Checkpoint
-from ..errors import RequestError
+from ..errors import RequestError, UnsupportedModelError
 from . import (
     bloom,
     cohere,
@@ -62,9 +63,11 @@ READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
     "Mamba2ForCausalLM": mamba.read2,
     "MambaForCausalLM": mamba.read,
     "MiniCPMForCausalLM": llama.read_minicpm,
+    "Ministral3ForCausalLM": mistral.read_ministral3,
     "MinistralForCausalLM": mistral.read_ministral,
     "MistralForCausalLM": mistral.read,
     "MixtralForCausalLM": mixtral.read,
+    "MPTForCausalLM": mpt.read,
     "MptForCausalLM": mpt.read,
     "OPTForCausalLM": opt.read,
     "Olmo2ForCausalLM": olmo.read_olmo2,
@@ -112,8 +115,10 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> DecoderSpec:
     if architecture not in READERS:
         _find(architecture)
     if architecture not in READERS:
-        nearest = ", ".join(get_close_matches(architecture, families(), 3, 0.0))
-        raise fields.unsupported("architectures", f"{nearest} and others, see `lepton inspect --families`")
+        raise UnsupportedModelError(
+            f"{where}: the architecture {architecture[:100]!r} is not supported; the nearest that are: "
+            f"{', '.join(_nearest(architecture))}; `lepton inspect --families` lists all of them"
+        )
     return READERS[architecture](fields)
 
 
@@ -122,6 +127,16 @@ def _find(architecture: str) -> None:
     for entry in entry_points(group=ENTRY_POINTS, name=architecture):
         register(architecture, entry.load())
         return
+
+
+def _nearest(architecture: str) -> list[str]:
+    """The three supported ones whose names are most alike, whatever they end in, with capitals or without."""
+
+    def stem(name: str) -> str:
+        return re.sub(r"(For[A-Z]|LMHead|Model$).*", "", name).lower()
+
+    names: dict[str, str] = {stem(name): name for name in families()}
+    return [names[near] for near in get_close_matches(stem(architecture), names, 3, 0.0)]
 
 
 def spec_of(checkpoint: Checkpoint) -> DecoderSpec:

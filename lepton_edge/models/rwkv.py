@@ -71,8 +71,7 @@ def _spec(
     fields: Fields, family: str, hidden: int, layers: tuple[Layer, ...], norm: Norm, names: Names
 ) -> DecoderSpec:  # fmt: skip
     """What both have.  A state has no positions, so nothing but counting them bounds the context."""
-    if fields.has("quantization_config"):
-        raise fields.unsupported("quantization_config", "float32, float16, bfloat16, or packed by lepton")
+    fields.refuse_quantized()
     return DecoderSpec(
         family, fields.integer("vocab_size", 1, MAX_VOCAB), hidden, layers, MAX_POSITIONS, norm,
         tied=fields.flag("tie_word_embeddings", default=False), embed_norm=True, names=names,

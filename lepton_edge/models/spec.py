@@ -47,7 +47,8 @@ Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weigh
 
 @dataclass(frozen=True)
 class Names:
-    """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each.
+    """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each,
+    in which {layer} and {expert}, or {head}, stand for numbers.
 
     `transposed`: the parts whose matrices a checkpoint stores as [inputs, outputs]; packed ones never are.
     """
@@ -65,7 +66,7 @@ class Names:
         """
         module, _, kind = part.partition(".")
         module, _, expert = module.partition("@")
-        return f"{self.modules[module].format(layer=layer, expert=expert)}.{kind or 'weight'}"
+        return f"{self.modules[module].format(layer=layer, expert=expert, head=expert)}.{kind or 'weight'}"
 
     def without_prefix(self) -> "Names":
         """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
@@ -100,9 +101,12 @@ class Attention:
     included (position p sees p - window + 1 .. p).  scale: of the scores; None for 1 / sqrt(head_dim).
     layout: `apart`, q, k and v have a weight each; `joined`, one weight `qkv` has the rows of q, then k, then v;
     `grouped`, it has for each key head the rows of its queries, its key, and its value.
-    qk_norm: how q and k are normed, over a head (`head`), with weights for each head (`heads`), or `all` heads at once.
+    qk_norm: how q and k are normed, over a head (`head`), with weights for each head in one tensor (`heads`) or in one
+    each (`each`), or over `all` heads at once.
     cap: scores become cap * tanh(scores / cap).  clip: q, k and v are cut off at +-clip.  0 for neither.
     slopes: ALiBi's (arXiv:2108.12409), one for each query head, or none.
+    growth: q at position p is multiplied by 1 + growth * ln(1 + p // growth_every) (arXiv:2501.19399, as Llama 4 and
+    Ministral 3 have it); not with norms of heads, which would take it back.  0 for none.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm")  # never packed, whatever their shape
@@ -121,6 +125,8 @@ class Attention:
     cap: float = 0.0
     clip: float = 0.0
     slopes: tuple[float, ...] = ()
+    growth: float = 0.0
+    growth_every: int = 1
 
     @property
     def group(self) -> int:
@@ -136,8 +142,12 @@ class Attention:
             parts |= linear(part, outputs, hidden, self.qkv_bias)
         if self.qk_norm is not None:
             for part, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
-                shapes = {"head": (self.head_dim,), "heads": (heads, self.head_dim), "all": (heads * self.head_dim,)}
-                parts[part] = shapes[self.qk_norm_over]
+                if self.qk_norm_over == "heads":
+                    parts[part] = (heads, self.head_dim)
+                elif self.qk_norm_over == "each":
+                    parts |= {f"{part}@{head}": (self.head_dim,) for head in range(heads)}
+                else:
+                    parts |= self.qk_norm.parts(part, self.head_dim * (heads if self.qk_norm_over == "all" else 1))
         return parts | linear("o", hidden, query, self.o_bias)
 
 
@@ -235,7 +245,8 @@ class DecoderSpec:
     embed_scale, logit_scale: factors of the embedding and of the logits.  logit_cap: as `Attention.cap`.
     embed_norm: the embedding is normed.  embed_width: it is that wide and projected to `hidden`, and back at the end.
     positions: rows of a table of learned positions, from row `first_position` on for position 0; 0 for no table.
-    norm_before, norm_after: of what mixers and feed-forwards read; of what they say before it is added.
+    norm_before, norm_after, norm_sum: of what mixers and feed-forwards read; of what they say before it is added; of
+    the sum then (arXiv:1706.03762).
     parallel: mixer and feed-forward both read the layer's input: through one norm, or each through its own (2).
     final_norm: whether there is one before the head.
     """
@@ -257,6 +268,7 @@ class DecoderSpec:
     first_position: int = 0
     norm_before: bool = True
     norm_after: bool = False
+    norm_sum: bool = False
     parallel: int = 0
     final_norm: bool = True
     names: Names = field(default_factory=Names, repr=False, hash=False)
@@ -294,7 +306,7 @@ class DecoderSpec:
         for name, part in (("attn", layer.mixer), ("ffn", layer.feed_forward)):
             if part is None:
                 continue
-            if self.norm_before and not (name == "ffn" and self.parallel == 1):
+            if self.norm_sum or (self.norm_before and not (name == "ffn" and self.parallel == 1)):
                 parts |= self.norm.parts(f"{name}_norm", self.hidden)
             parts |= part.parts(self.hidden)
             if self.norm_after:
@@ -334,7 +346,9 @@ class DecoderSpec:
         if self.final_norm:
             found |= self.norm.parts("final_norm", self.hidden)
         if not self.tied:
-            found |= linear("head", self.vocab, width, self.head_bias)
+            found["head"] = (self.vocab, width)
+        if self.head_bias:
+            found["head.bias"] = (self.vocab,)
         parts: dict[tuple[str, int | None], tuple[int, ...]] = {(part, None): shape for part, shape in found.items()}
         for i in range(len(self.layers)):
             parts |= {(part, i): shape for part, shape in self.layer_parts(i).items()}

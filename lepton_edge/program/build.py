@@ -54,6 +54,7 @@ class Builder:
         self.shapes = spec.tensors()
         self.own = spec.norm_before  # `h` is a norm's output, of which each thread has its own in a small step
         self.program = Program(spec.vocab, context, kv_dtype, query_tile=QUERY_TILE)
+        self.stacks: dict[str, Weight] = {}  # those whose rows are taken apart: a source may make a weight anew
 
     def build(self) -> Program:
         """The program.  CheckpointError for a weight of another shape than the spec's."""
@@ -103,6 +104,8 @@ class Builder:
                     self.norm(f"{name}_post_norm", i, y, "x", [], own=False, accumulate=True, barrier=ALWAYS)
                 else:
                     block.output(self, part, i, "x", True)
+                if spec.norm_sum:
+                    self.norm(f"{name}_norm", i, "x", "x", [], own=False, barrier=ALWAYS)
             return
         readers = [block.inputs(self, part, i) for _, part, block in parts]
         self.enter("attn_norm", i, readers[0] + (readers[1] if spec.parallel == 1 else []))
@@ -129,15 +132,15 @@ class Builder:
         if spec.final_norm:
             x = self.buffer("last_h", spec.hidden, WANTED)
             self.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
+        else:
+            self.quantize("head", x, readers)
         if spec.embed_width:
-            if not spec.final_norm:
-                self.quantize("head", x, readers)
             y = self.buffer("last_out", spec.embed_width, WANTED)
             self.linear("project_out", None, x, y, own=spec.final_norm)
             x = y
             self.quantize("head", x, [self.use_weight(part)])
         self.buffer("logits", spec.vocab, WANTED)
-        self.product(self.use_weight(part), "head", x, "logits", bias=self.bias(part, None), own=x == "last_h",
+        self.product(self.use_weight(part), "head", x, "logits", bias=self.bias("head", None), own=x == "last_h",
                      delta=self.delta("head"))  # fmt: skip
         if spec.logit_cap:
             self.emit("limit", "head", WANTED, x="logits", ldx=self.ld("logits"), n=spec.vocab, limit=spec.logit_cap,
@@ -293,7 +296,7 @@ class Builder:
         name = self.spec.names.name(part, layer)
         place = f"{name}[{first}:{first + rows}]"
         if place not in self.program.weights:
-            whole = self._checked(name)
+            whole = self.stacks[name] = self.stacks.get(name) or self._checked(name)
             format, columns = get_format(whole.format), whole.shape[-1]
             if first % format.block_rows or rows % format.block_rows:
                 raise UnsupportedModelError(
@@ -337,6 +340,11 @@ class Builder:
         """Take scale * (a stored vector + plus) into the program, as float32 padded with zeros; -> its name."""
         name = self.spec.names.name(part, layer)
         return self.keep(name, (self.weight(name).to_f32().reshape(-1) + np.float32(plus)) * np.float32(scale))
+
+    def joined(self, parts: list[str], layer: int) -> str:
+        """Take stored vectors, one behind the other, into the program; -> the name."""
+        names = [self.spec.names.name(part, layer) for part in parts]
+        return self.keep(" and ".join(names[:2]), np.concatenate([self.weight(name).to_f32() for name in names]))
 
     def constant(self, values: tuple[float, ...]) -> str | None:
         """Take numbers into the program; -> their name, None where there are none."""

@@ -244,6 +244,12 @@ def limit(run: Reference, row: Values) -> None:
     run.put(row["x"], np.tanh(x / top) * top if row["soft"] else np.clip(x, -top, top))
 
 
+def grow(run: Reference, row: Values) -> None:
+    """x[t] = x[t] * table[position[t] // every]."""
+    by = run.program.params[row["table"]].astype(np.float64)[run.batch[2] // row["every"]]
+    run.buffer(row["x"])[:, : row["n"]] *= by[:, None]
+
+
 def gather(run: Reference, row: Values) -> None:
     """y[m] = x[wanted[m]]."""
     run.put(row["y"], run.buffer(row["x"])[run.batch[3]])
@@ -312,6 +318,7 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
     "layer_norm": layer_norm,
     "activate": activate,
     "limit": limit,
+    "grow": grow,
     "gather": gather,
     "block_peaks": block_peaks,
     "top": top,
@@ -340,10 +347,12 @@ def turned(run: Reference, row: Values, norm: str, x: Array) -> Array:
     """Heads [T, kv_heads, group, D], normed by the parameter that the row calls `norm`, if any, and rotated."""
     if row[norm] is not None:
         heads, step = x.shape[1] * x.shape[2], row["norm_step"]
-        weight = run.param(row[norm], (heads - 1) * step + row["head_dim"])
-        weights = [weight[head * step : head * step + row["head_dim"]] for head in range(heads)]
+        places, d, behind = [head * step for head in range(heads)], row["head_dim"], row["norm_bias"]
+        held = run.param(row[norm], places[-1] + behind + d)
+        weights, biases = ([held[place + far : place + far + d] for place in places] for far in (0, behind))
         x = x - x.mean(axis=-1, keepdims=True) if row["norm_center"] else x
         x = root_mean_square(x, row["norm_eps"]) * np.reshape(weights, x.shape[1:])
+        x = x + np.reshape(biases, x.shape[1:]) if behind else x
     if not row["rope_dim"]:
         return x
     positions = run.batch[2]

@@ -26,7 +26,8 @@ LENGTH = 40
 class Family:
     """One model. `bare`: its folder leaves out the names' first word; `steps`: golden logits of single steps.
 
-    `sdpa`: of PyTorch's own attention, because transformers' eager one counts Falcon's ALiBi twice.
+    `sdpa`: of PyTorch's own attention, because transformers' eager one counts Falcon's ALiBi twice.  `runs_as`: the
+    config of a family that transformers has, where it lacks this one, and the two are the same with these numbers.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family:
     bare: bool = False
     steps: bool = False
     sdpa: bool = False
+    runs_as: dict[str, Any] | None = None
 
     @property
     def spec(self) -> DecoderSpec:
@@ -43,11 +45,11 @@ class Family:
 
 
 def _family(name: str, architecture: str, kind: str, *configs: dict[str, Any], bare: bool = False, steps: bool = False,
-            sdpa: bool = False, **fields: Any) -> Family:  # fmt: skip
+            sdpa: bool = False, runs_as: dict[str, Any] | None = None, **fields: Any) -> Family:  # fmt: skip
     shared = {"architectures": [architecture], "model_type": kind, "bos_token_id": 1, "eos_token_id": 2}
     for config in configs:
         shared = shared | config
-    return Family(name, shared | fields, bare, steps, sdpa)
+    return Family(name, shared | fields, bare, steps, sdpa, runs_as)
 
 
 def _sizes(hidden: int, ffn: int, heads: int, kv_heads: int, vocab: int = 61, layers: int = 2) -> dict[str, Any]:
@@ -78,11 +80,29 @@ EXAONE4, BIGCODE = ("Exaone4ForCausalLM", "exaone4"), ("GPTBigCodeForCausalLM", 
 MINISTRAL, MIXTRAL = ("MinistralForCausalLM", "ministral"), ("MixtralForCausalLM", "mixtral")
 QWEN2_MOE, QWEN3_MOE = ("Qwen2MoeForCausalLM", "qwen2_moe"), ("Qwen3MoeForCausalLM", "qwen3_moe")
 OLMOE, GRANITE_MOE = ("OlmoeForCausalLM", "olmoe"), ("GraniteMoeForCausalLM", "granitemoe")
+MINISTRAL3, MINICPM = ("Ministral3ForCausalLM", "ministral3"), ("MiniCPMForCausalLM", "minicpm")
 
 LONG = {
     "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 4.0, 8.0],
     "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
 }  # fmt: skip
+GROWING = {
+    "rope_type": "yarn", "type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 9,
+    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3,
+}  # fmt: skip
+
+
+def _minicpm(name: str, sizes: dict[str, Any], embed: float, depth: float, base: int, **fields: Any) -> Family:
+    """transformers has no MiniCPM; a Granite has the same four factors, under other names (arXiv:2404.06395, 3.4)."""
+    granite = sizes | fields | {
+        "architectures": ["GraniteForCausalLM"], "model_type": "granite", "embedding_multiplier": embed,
+        "residual_multiplier": depth / math.sqrt(sizes["num_hidden_layers"]),
+        "logits_scaling": sizes["hidden_size"] / base,
+        "attention_multiplier": (sizes["hidden_size"] // sizes["num_attention_heads"]) ** -0.5,
+    }  # fmt: skip
+    return _family(name, *MINICPM, sizes, fields, scale_emb=embed, scale_depth=depth, dim_model_base=base,
+                   runs_as=granite)  # fmt: skip
+
 
 FAMILIES = [
     _family("qwen3_gqa", *QWEN3, _sizes(60, 80, 6, 2), TIED, head_dim=12, rope_theta=1e6),
@@ -97,12 +117,15 @@ FAMILIES = [
             final_logit_softcapping=None, layer_types=KINDS[:2], sliding_window=5),
     _family("gemma3", *GEMMA3, _sizes(48, 70, 4, 2, layers=3), head_dim=16, sliding_window=8, sliding_window_pattern=3,
             query_pre_attn_scalar=24, rope_theta=50000.0, rope_local_base_freq=300.0),
+    _family("gemma3_cap", *GEMMA3, _sizes(40, 48, 5, 1, layers=3), head_dim=8, sliding_window=8,
+            sliding_window_pattern=2, final_logit_softcapping=3.0, query_pre_attn_scalar=8),
     _family("gemma3_linear", *GEMMA3, _sizes(48, 50, 3, 1, layers=3), UNTIED, head_dim=10, sliding_window=6,
             layer_types=KINDS, rope_parameters={
                 "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}),
     _family("phi", *PHI, _sizes(48, 70, 3, 3), partial_rotary_factor=0.5),
     _family("phi_gqa", *PHI, _sizes(64, 96, 4, 2), partial_rotary_factor=0.25, hidden_act="gelu"),
+    _family("phi_norms", *PHI, _sizes(60, 70, 5, 5), TIED, partial_rotary_factor=0.5, qk_layernorm=True),
     _family("phi3", *PHI3, _sizes(48, 80, 4, 4), UNTIED, sliding_window=11, pad_token_id=0),
     _family("phi3_long", *PHI3, _sizes(64, 96, 4, 1), TIED, pad_token_id=0, original_max_position_embeddings=24,
             rope_parameters=LONG, steps=True),
@@ -112,6 +135,7 @@ FAMILIES = [
     _family("smollm3_listed", *SMOLLM3, _sizes(40, 70, 5, 1, layers=3), UNTIED, no_rope_layers=[0, 1, 0],
             pad_token_id=0, attention_bias=True, mlp_bias=True),
     _family("gpt2", *GPT2, _few(60, 5), TIED),
+    _family("gpt2_exact", *GPT2, _few(60, 5), TIED, activation_function="gelu"),
     _family("gpt2_bare", *GPT2, _few(48, 3), TIED, bare=True, scale_attn_by_inverse_layer_idx=True,
             n_inner=100, activation_function="relu"),
     _family("gpt2_untied", *GPT2, _few(48, 4), UNTIED, scale_attn_weights=False),
@@ -132,6 +156,8 @@ FAMILIES = [
     _family("stablelm", *STABLELM, _sizes(48, 70, 3, 3), UNTIED, partial_rotary_factor=0.25, use_qkv_bias=True),
     _family("stablelm_parallel", *STABLELM, _sizes(64, 60, 4, 2), TIED, use_parallel_residual=True,
             partial_rotary_factor=0.5),
+    _family("stablelm_norms", *STABLELM, _sizes(60, 64, 6, 2), UNTIED, partial_rotary_factor=0.4, qk_layernorm=True,
+            use_parallel_residual=True),
     _family("cohere", *COHERE, _sizes(48, 70, 4, 2), TIED, logit_scale=0.25, use_qk_norm=True),
     _family("cohere_plain", *COHERE, _sizes(60, 64, 3, 1), TIED, attention_bias=True),
     _family("cohere2", *COHERE2, _sizes(48, 64, 4, 2, layers=4), TIED, head_dim=12, sliding_window=7),
@@ -143,10 +169,16 @@ FAMILIES = [
             bias=True, sdpa=True),
     _family("opt", *OPT, _sizes(48, 70, 3, 3), TIED, ffn_dim=70, word_embed_proj_dim=48),
     _family("opt_narrow", *OPT, _sizes(48, 64, 4, 4), TIED, ffn_dim=64, word_embed_proj_dim=20, enable_bias=False),
+    _family("opt_350m", *OPT, _sizes(48, 64, 4, 4), TIED, ffn_dim=64, word_embed_proj_dim=20,
+            do_layer_norm_before=False),
+    _family("opt_sums", *OPT, _sizes(60, 70, 3, 3), UNTIED, ffn_dim=70, word_embed_proj_dim=60, enable_bias=False,
+            do_layer_norm_before=False),
+    _family("opt_galactica", *OPT, _sizes(48, 80, 3, 3), UNTIED, ffn_dim=80, word_embed_proj_dim=48, enable_bias=False,
+            layer_norm_elementwise_affine=False, activation_function="gelu", _remove_final_layer_norm=True),
     _family("bloom", *BLOOM, _few(48, 4), hidden_size=48),
     _family("bloom_odd", *BLOOM, _few(60, 3), hidden_size=60, bare=True),
     _family("mpt", *MPT, d_model=48, n_heads=4, n_layers=2, vocab_size=61, max_seq_len=64),
-    _family("mpt_odd", *MPT, d_model=60, n_heads=3, n_layers=2, vocab_size=61, max_seq_len=64,
+    _family("mpt_odd", "MPTForCausalLM", "mpt", d_model=60, n_heads=3, n_layers=2, vocab_size=61, max_seq_len=64,
             attn_config={"clip_qkv": 0.8, "softmax_scale": 0.3, "alibi": True}),
     _family("exaone4", *EXAONE4, _sizes(48, 70, 4, 2, layers=4), UNTIED, sliding_window=7, sliding_window_pattern=2),
     _family("exaone4_full", *EXAONE4, _sizes(48, 64, 3, 1), TIED, sliding_window=None,
@@ -157,6 +189,11 @@ FAMILIES = [
     _family("bigcode_mha", *BIGCODE, _few(48, 3), UNTIED, multi_query=False, activation_function="gelu"),
     _family("ministral", *MINISTRAL, _sizes(48, 64, 4, 2, layers=3), UNTIED, sliding_window=6, layer_types=KINDS,
             head_dim=14),
+    _family("ministral3", *MINISTRAL3, _sizes(48, 64, 4, 2), UNTIED, head_dim=16, rope_parameters=GROWING),
+    _family("ministral3_mqa", *MINISTRAL3, _sizes(60, 70, 3, 1), TIED, head_dim=20, sliding_window=11,
+            rope_parameters=GROWING | {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}),
+    _minicpm("minicpm", _sizes(48, 70, 4, 4), 12, 1.4, 16, **TIED),
+    _minicpm("minicpm_gqa", _sizes(60, 64, 6, 2, layers=3), 3, 1.1, 20, **UNTIED, rope_theta=500.0),
     _family("mixtral", *MIXTRAL, _sizes(48, 40, 4, 2), UNTIED, num_local_experts=6, num_experts_per_tok=2),
     _family("mixtral_window", *MIXTRAL, _sizes(60, 36, 5, 1, layers=3), TIED, num_local_experts=3, sliding_window=9,
             num_experts_per_tok=1, head_dim=10),
@@ -221,9 +258,13 @@ def load() -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def write_folder(family: Family, path: Path) -> Path:
-    """Writes the model as a Hugging Face folder (config and weights) to `path` and returns it."""
+def write_folder(family: Family, path: Path, transformers: bool = False) -> Path:
+    """Writes the model as a Hugging Face folder (config and weights) to `path` and returns it.
+
+    transformers: with the config that it `runs_as`.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(family.config, indent=1), encoding="utf-8")
+    config = family.runs_as if transformers and family.runs_as else family.config
+    (path / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     _write_safetensors(path / "model.safetensors", dict(tensors(family)), "F32")
     return path

@@ -33,7 +33,7 @@ GUARD = 0xFF  # as floats of any width: NaN
 
 
 # Fields of rope and attention for heads that are not normed and turn (i, i + dim/2).
-PLAIN_HEADS = dict(paired=0, q_norm=None, k_norm=None, norm_step=0, norm_eps=0.0, norm_center=0)
+PLAIN_HEADS = dict(paired=0, q_norm=None, k_norm=None, norm_step=0, norm_bias=0, norm_eps=0.0, norm_center=0)
 
 
 def pad(n: int, multiple: int = GROUP) -> int:

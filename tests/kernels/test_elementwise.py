@@ -248,3 +248,13 @@ def test_limit(isa, soft):
         expected = 2.5 * np.tanh(wide / 2.5) if soft else np.clip(wide, -2.5, 2.5)
         near = np.abs(y[:, :n] - expected) <= 1e-6 * np.abs(expected)
         assert np.isnan(y[0, bad]) and near.sum() == t * n - 1 and not y[:, n:].any()
+
+
+@each_isa
+def test_grow(isa):
+    """One rounding; the tokens of a batch have any positions."""
+    positions, n = [0, 7, 8, 23, 4, 16, 15], 70
+    x, rig = normal(1, len(positions), n), Rig(isa, len(positions), positions=positions)
+    y, table = rig.memory.padded(x), rig.memory.padded(np.array([[1, 1.5, 3]], np.float32) / 7)
+    rig.row("grow", x=y, ldx=y.shape[1], n=n, table=table, every=8).run(threads=3)
+    assert np.array_equal(y[:, :n], x * table[0, [0, 0, 1, 2, 0, 2, 1], None]) and not y[:, n:].any()

@@ -1,6 +1,7 @@
 """The cache of compiled kernels: made once, shared, never trusted blindly; and the choice of instruction set."""
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -108,6 +109,34 @@ def test_processes_that_compile_at_once(tmp_path):
     assert [path.name for path in objects(tmp_path)] == ["gather.o", "walk.o"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".o"], "left something behind"
     assert use_kernels(tmp_path) == "False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_a_process_waits_for_one_that_compiles_the_same(filled, tmp_path):
+    import fcntl
+
+    folder = tmp_path / objects(filled)[0].parent.name
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    worker = start_python("-c", ADDS, LEPTON_CACHE=str(tmp_path))
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(timeout=2)
+    for path in objects(filled):
+        (folder / path.name).write_bytes(path.read_bytes())
+    written = {path: path.stat().st_mtime_ns for path in objects(tmp_path)}
+    os.close(handle)
+    assert finish(worker).startswith("False compiling 2 kernels")
+    assert {path: path.stat().st_mtime_ns for path in objects(tmp_path)} == written
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_compiling_is_shared_out(count):
+    ops = ["walk", "attention_f16", "matmul_q4", "gated_q4", "rope_f16", "gather"]
+    shares = library._shares(ops, count)
+    assert len(shares) == count and sorted(op for share in shares for op in share) == sorted(ops)
+    loads = [sum(map(library._compile_time, share)) for share in shares]
+    assert max(loads) <= max(library._compile_time("attention_f16"), -(-sum(loads) // count) + 1)
 
 
 def test_threads_that_load_at_once():

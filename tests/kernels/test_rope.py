@@ -116,7 +116,7 @@ def test_small_keys_become_subnormal(isa, kind, scale):
 
 
 @each_isa
-@pytest.mark.parametrize("paired,center,weights", [(1, 0, None), (0, 0, "shared"), (1, 1, "own"), (0, 1, "shared")])
+@pytest.mark.parametrize("paired,center,weights", [(1, 0, None), (0, 0, "shared"), (1, 1, "own"), (0, 1, "biased")])
 @pytest.mark.parametrize("d,dim", [(24, 24), (40, 10), (10, 0), (128, 32)])
 def test_heads_are_normed_and_turned_in_part(isa, paired, center, weights, d, dim):
     """Grouped q, k and v in one activation; q against float64, and the key in an f32 cache."""
@@ -129,20 +129,21 @@ def test_heads_are_normed_and_turned_in_part(isa, paired, center, weights, d, di
     angle = np.arange(t)[:, None] * 3.0 ** -np.arange(dim // 2)
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     table = rig.memory.array(np.concatenate([cos, sin], axis=1)) if dim else None
-    shape = (1, d) if weights == "shared" else (kv_heads * group, d)
-    q_weight, k_weight = normal(2, *shape), normal(3, *(shape if weights == "shared" else (kv_heads, d)))
+    shared, bias = weights != "own", weights == "biased"
+    counts = (1 + bias,) * 2 if shared else (kv_heads * group, kv_heads)
+    q_weight, k_weight = (normal(2 + i, count, d) for i, count in enumerate(counts))
     row = rig.memory.padded(x)
     norms = [rig.memory.padded(w.reshape(1, -1)) if weights else None for w in (q_weight, k_weight)]
     rig.row("rope_f32", q=row, ldq=row.shape[1], q_step=step, k=row[:, group * d :], v=row[:, (group + 1) * d :],
             ldk=row.shape[1], k_step=step, heads=kv_heads * group, kv_heads=kv_heads, head_dim=d, rope_dim=dim,
             paired=paired, table=table, layer=0, q_norm=norms[0], k_norm=norms[1], norm_eps=eps, norm_center=center,
-            norm_step=d if weights == "own" else 0).run(2)  # fmt: skip
+            norm_step=0 if shared else d, norm_bias=d if bias else 0).run(2)  # fmt: skip
     heads = x.astype(np.float64).reshape(t, kv_heads, group + 2, d)
 
-    def expected(head, weight):
+    def expected(head, weight, added):
         if weights:
             head = head - head.mean(-1, keepdims=True) * center
-            head = head / np.sqrt((head**2).mean(-1, keepdims=True) + eps) * weight
+            head = head / np.sqrt((head**2).mean(-1, keepdims=True) + eps) * weight + added * bias
         y = head.copy()
         pairs = range(dim // 2)
         for i in pairs:
@@ -157,9 +158,11 @@ def test_heads_are_normed_and_turned_in_part(isa, paired, center, weights, d, di
     bound = 6 * (d + 10) * U * 4
     for g in range(kv_heads):
         for h in range(group):
-            weight = q_weight[0 if weights == "shared" else g * group + h]
-            assert np.abs(found[:, g, h] - expected(heads[:, g, h], weight)).max() <= bound * np.abs(weight).max()
-        weight = k_weight[0 if weights == "shared" else g]
-        assert np.abs(keys[:, g] - expected(heads[:, g, group], weight)).max() <= bound * np.abs(weight).max()
+            weight = q_weight[0 if shared else g * group + h]
+            exact = expected(heads[:, g, h], weight, q_weight[-1])
+            assert np.abs(found[:, g, h] - exact).max() <= bound * np.abs(weight).max()
+        weight = k_weight[0 if shared else g]
+        exact = expected(heads[:, g, group], weight, k_weight[-1])
+        assert np.abs(keys[:, g] - exact).max() <= bound * np.abs(weight).max()
         assert np.array_equal(values[:, g, :d], heads[:, g, group + 1])
         assert np.array_equal(found[:, g, group:], x.reshape(t, kv_heads, group + 2, d)[:, g, group:])

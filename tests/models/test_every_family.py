@@ -4,16 +4,18 @@ Tolerances: f32 is what the project promises, 1e-5 relative; packed weights are 
 the same weights, with the bound that test_formats.py derives (int8 activations in each of 4 L + 1 products).
 """
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.families import BY_NAME, FAMILIES, Family, checksum, load, token_ids, write_folder
+from golden.families import BY_NAME, FAMILIES, Family, checksum, load, tensors, token_ids, write_folder
+from golden.recipe import _write_safetensors
 
 from lepton_edge.checkpoint.store import Checkpoint
-from lepton_edge.models.registry import families, spec_of
+from lepton_edge.models.registry import families, spec_from_config, spec_of
 from lepton_edge.program.reference import Reference
 from lepton_edge.quant.quantize import quantize_folder
 from lepton_edge.runtime import Engine
@@ -24,8 +26,7 @@ ELSEWHERE = {
     "Lfm2ForCausalLM", "LlamaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM", "MistralForCausalLM",
     "Qwen2ForCausalLM", "RwkvForCausalLM",
 }  # in recipe.py  # fmt: skip
-# transformers has no code of its own for these: see below, and test_rwkv.py
-WITHOUT_GOLDEN = {"MiniCPMForCausalLM", "RWKV7ForCausalLM"}
+WITHOUT_GOLDEN = {"RWKV7ForCausalLM"}  # transformers does not have it: see test_rwkv.py
 
 
 @pytest.fixture
@@ -124,8 +125,32 @@ def test_transposed_matrices_in_f16_stay_as_they_are_stored(tmp_path: Path) -> N
             np.testing.assert_array_equal(checkpoint.weight(name).to_f32(), values.astype(np.float16))
 
 
+def test_an_mpt_without_alibi_is_a_gpt2(tmp_path: Path) -> None:
+    """transformers runs every MPT with ALiBi and without biases; a GPT-2 of the same tensors has what it leaves out."""
+    gpt2 = BY_NAME["gpt2_exact"]
+    config = {"architectures": ["MPTForCausalLM"], "model_type": "mpt", "d_model": 60, "n_heads": 5, "n_layers": 2,
+              "vocab_size": 61, "max_seq_len": 64, "no_bias": False, "attn_config": {"alibi": False},
+              "logit_scale": "inv_sqrt_d_model"}  # fmt: skip
+    ours, theirs = spec_from_config(config, "mpt"), gpt2.spec
+    stored = dict(tensors(gpt2))
+    named = {}
+    for mine, same in zip(ours.tensors().items(), theirs.tensors().items(), strict=True):
+        values = stored[same[0]].T if same[0] in theirs.transposed() else stored[same[0]]
+        assert values.shape == mine[1] == same[1]
+        named[mine[0]] = np.ascontiguousarray(values)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _write_safetensors(tmp_path / "model.safetensors", named, "F32")
+    ids = token_ids(gpt2)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        engine = Engine.load(checkpoint, spec_of(checkpoint), threads=1)
+        found = feed(engine, engine.open(), ids, len(ids))
+        engine.close()
+    assert relative(found * 60**0.5, GOLDEN()["gpt2_exact"]) <= TOLERANCE
+
+
 @pytest.mark.parametrize("format", ["f32", "q8"])
-@pytest.mark.parametrize("name", ["neox", "phi", "gemma2", "olmo2", "bloom", "mpt_odd", "qwen3_gqa", "phi3"])
+@pytest.mark.parametrize("name", ["neox", "phi", "gemma2", "olmo2", "bloom", "mpt_odd", "qwen3_gqa", "phi3",
+                                  "opt_350m", "ministral3"])  # fmt: skip
 def test_threads_do_not_matter(name: str, format: str, tmp_path: Path) -> None:
     """Every order of parts and norms, in one go and in small steps: bit by bit what one thread gives."""
     ids, found = token_ids(BY_NAME[name])[:12], []

@@ -202,8 +202,6 @@ def test_wrong_rope_values(options: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "supported"),
     [
-        ({"architectures": ["GPT2Model"]}, "architectures ['GPT2Model']", "GPT2LMHeadModel"),
-        ({"architectures": ["Qwen9ForCausalLM"]}, "architectures ['Qwen9ForCausalLM']", "Qwen3ForCausalLM"),
         ({"hidden_act": "mish"}, "hidden_act 'mish'", "silu, swish, gelu"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope_scaling.rope_type 'spiral'", "llama3, yarn, longrope"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5", "1.0"),
@@ -217,6 +215,26 @@ def test_unsupported_features(changes: dict[str, Any], field: str, supported: st
         spec_from_config(config_of("llama_plain", **changes), WHERE)
     assert str(raised.value).startswith(f"{WHERE}: {field} is not supported; supported: ")
     assert supported in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "nearest"),
+    [
+        ("GPT2Model", "GPT2LMHeadModel"),
+        ("Qwen9ForCausalLM", "Qwen3ForCausalLM"),
+        ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
+        ("LLaMAForCausalLM", "LlamaForCausalLM"),
+        ("OLMoForCausalLM", "OlmoForCausalLM"),
+    ],
+)
+def test_an_unknown_architecture_and_the_nearest_known_ones(architecture: str, nearest: str) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        spec_from_config(config_of("llama_plain", architectures=[architecture]), WHERE)
+    start, names, advice = str(raised.value).split("; ")
+    assert start == f"{WHERE}: the architecture {architecture!r} is not supported"
+    found = names.removeprefix("the nearest that are: ").split(", ")
+    assert nearest in found and len(found) == 3 and set(found) < set(families())
+    assert "lepton inspect --families" in advice
 
 
 def test_unsupported_layer_types() -> None:
@@ -285,18 +303,19 @@ def test_specs_survive_json(recipe) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "field"),
     [
-        ("phi", {"qk_layernorm": True}, "qk_layernorm"),
-        ("stablelm", {"qk_layernorm": True}, "qk_layernorm"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma2", {"hidden_activation": "tanh"}, "hidden_activation"),
         ("gpt2", {"activation_function": "sigmoid"}, "activation_function"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
-        ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi"),
+        ("mpt", {"attn_config": {"rope": True}}, "attn_config.rope"),
         ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
-        ("mpt", {"no_bias": False}, "no_bias"),
-        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ("mpt", {"attn_config": {"attn_type": "grouped_query_attention"}}, "attn_config.attn_type"),
+        ("mpt", {"norm_type": "rmsnorm"}, "norm_type"),
+        ("mpt", {"logit_scale": "sqrt"}, "logit_scale"),
+        ("minicpm", {"num_experts": 8}, "num_experts"),
+        ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
         ("qwen3_gqa", {"layer_types": ["chunked_attention"] * 2}, "layer_types"),
         ("exaone4", {"sliding_window_pattern": "LGL"}, "sliding_window_pattern"),
         ("smollm3", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
@@ -325,6 +344,10 @@ def test_unsupported_options_of_families(name: str, changes: dict[str, Any], fie
         ("gemma2", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 0},
          "sliding_window"),
         ("cohere", {"logit_scale": "big"}, "logit_scale"),
+        ("ministral3", {"rope_parameters": {"rope_type": "default", "original_max_position_embeddings": 8}},
+         "rope_parameters.llama_4_scaling_beta"),
+        ("ministral3", {"rope_parameters": {"llama_4_scaling_beta": 0.1, "rope_type": "yarn", "factor": 2.0}},
+         "rope_parameters.original_max_position_embeddings"),
     ],
 )  # fmt: skip
 def test_wrong_values_of_families(name: str, changes: dict[str, Any], field: str) -> None:

@@ -1,10 +1,11 @@
 """Attention: q k v, their positions, the softmax over the cache, and the output projection."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.layout import GROUP, QUERY_TILE, attention_scratch, kv_bytes, partial_bytes
 from ...kernels.ops import ALWAYS, LARGE, NEVER
-from ...models.spec import Attention
+from ...models.spec import Attention, Norm
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -58,6 +59,10 @@ def _heads(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
             last = name == list(written)[-1]
             b.emit("limit", f"layer {i} clip", x=name, ldx=b.ld(name), n=n, limit=spec.clip, soft=0,
                    barrier=ALWAYS if last else NEVER)  # fmt: skip
+    if spec.growth:
+        steps = range((b.program.context - 1) // spec.growth_every + 1)
+        table = b.constant(tuple(1 + spec.growth * math.log1p(step) for step in steps))
+        b.emit("grow", f"layer {i} q", x=q, ldx=b.ld(q), n=query, table=table, every=spec.growth_every)
     return dict(
         q=q, ldq=b.ld(q), q_step=q_step, k=k, v=v, ldk=b.ld(k), k_step=k_step, heads=spec.heads,
         kv_heads=spec.kv_heads, head_dim=d, layer=_place(b, spec), **_positions(b, spec), **norms,
@@ -77,10 +82,18 @@ def _norms(b: "Builder", spec: Attention, i: int, q: str, k: str) -> dict[str, A
         if norm is not None:
             b.norm("q_norm", i, q, q, [], norm=norm, own=False, barrier=NEVER)
             b.norm("k_norm", i, k, k, [], norm=norm, own=False, barrier=ALWAYS)
-        return dict(q_norm=None, k_norm=None, norm_step=0, norm_eps=0.0, norm_center=0)
-    q_norm, k_norm = (b.factors(part, i, norm) for part in ("q_norm", "k_norm"))
-    step = spec.head_dim if spec.qk_norm_over == "heads" else 0
-    return dict(q_norm=q_norm, k_norm=k_norm, norm_step=step, norm_eps=norm.eps, norm_center=int(norm.kind == "layer"))
+        return dict(q_norm=None, k_norm=None, norm_step=0, norm_bias=0, norm_eps=0.0, norm_center=0)
+    q_norm, k_norm = (_factors(b, spec, norm, part, i) for part in ("q_norm", "k_norm"))
+    return dict(q_norm=q_norm, k_norm=k_norm, norm_step=0 if spec.qk_norm_over == "head" else spec.head_dim,
+                norm_bias=spec.head_dim if norm.bias else 0, norm_eps=norm.eps,
+                norm_center=int(norm.kind == "layer"))  # fmt: skip
+
+
+def _factors(b: "Builder", spec: Attention, norm: Norm, part: str, i: int) -> str:
+    """The weights of a norm of heads, those of each head behind the other's, or a weight and its bias."""
+    if spec.qk_norm_over == "each":
+        return b.joined([f"{part}@{head}" for head in range(spec.heads if part == "q_norm" else spec.kv_heads)], i)
+    return b.joined([part, f"{part}.bias"], i) if norm.bias else b.factors(part, i, norm)
 
 
 def output(b: "Builder", spec: Attention, i: int, y: str, accumulate: bool) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import reprlib
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 
 from lepton_edge import embedded
 from lepton_edge.errors import Cancelled, ContextLengthError, ModelError, RequestError
+from lepton_edge.generate.background import TokenizerLoad
 from lepton_edge.generate.params import SamplingParams, whole
-from lepton_edge.generate.shared import SharedEngine
+from lepton_edge.generate.shared import SharedEngine, Use
 from lepton_edge.generate.stream import Piece, all_logits, stream
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Piece", "load"]
 
+CHOSEN = Use.CHOSEN
 Prompt = str | Sequence[SupportsIndex] | NDArray[np.integer[Any]]
 
 
@@ -85,7 +86,7 @@ def load(
         defaults = SamplingParams.from_generation_config(
             checkpoint.generation_config, str(folder / "generation_config.json")
         )
-        tokenizer = _TokenizerLoad(folder, spec.vocab)
+        tokenizer = TokenizerLoad(folder, spec.vocab)
         engine = Engine.load(
             checkpoint,
             spec,
@@ -159,7 +160,7 @@ class Model:
         checkpoint: Checkpoint,
         spec: DecoderSpec,
         engine: Engine,
-        tokenizer: _TokenizerLoad,
+        tokenizer: TokenizerLoad,
         defaults: SamplingParams,
     ) -> None:
         self._checkpoint = checkpoint
@@ -221,6 +222,7 @@ class Model:
         repeat_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        adapter: str | Use | None = CHOSEN,
     ) -> str:
         """The text that continues a prompt: `prompt + text` reads on, so it may begin with a space.
 
@@ -230,6 +232,7 @@ class Model:
         Args:
             prompt: text, which gets the tokenizer's special tokens (BOS); or token ids, taken as they are.
             max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop: see `SamplingParams`.
+            adapter: the name of a loaded adapter; None: the model alone; by default what `use_adapter` chose.
         Raises:
             RequestError: an argument is wrong, or the prompt is empty.
             ContextLengthError: the prompt is longer than the context; nothing is ever cut off.
@@ -246,6 +249,7 @@ class Model:
                 repeat_penalty=repeat_penalty,
                 seed=seed,
                 stop=stop,
+                adapter=adapter,
             )
         )
         if pieces[-1].finish_reason == "cancelled":
@@ -264,13 +268,14 @@ class Model:
         repeat_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        adapter: str | Use | None = CHOSEN,
     ) -> Generator[Piece, None, None]:
         """As `generate`, but one `Piece` for each token, as soon as it is there; the last one has a finish_reason.
 
         After `cancel` the last piece says 'cancelled'. A stream that is not read to its end is freed when it is closed
         or garbage collected. Arguments are checked at once, before the first piece is asked for.
         """
-        sequence = self._shared.begin()
+        sequence = self._shared.begin(adapter=adapter)
         params = self._defaults.given(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -299,6 +304,7 @@ class Model:
         repeat_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        adapter: str | Use | None = CHOSEN,
     ) -> Answer:
         """The model's answer to a conversation, which the model folder's chat template turns into a prompt.
 
@@ -317,6 +323,7 @@ class Model:
             max_tokens: None: the model's own (max_new_tokens), else what the context has room for.
             temperature, top_k, top_p, min_p, repeat_penalty, seed, stop: see `SamplingParams`; what is None comes from
                 the model's generation_config.json.
+            adapter: as of `generate`.
         Raises:
             RequestError: an argument is wrong, or the template refuses the messages.
             TemplateError: the folder has no chat template, or it failed.
@@ -338,6 +345,7 @@ class Model:
             repeat_penalty=repeat_penalty,
             seed=seed,
             stop=stop,
+            adapter=adapter,
         )
         from lepton_edge.generate.chat import Answer
 
@@ -362,6 +370,7 @@ class Model:
         repeat_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        adapter: str | Use | None = CHOSEN,
     ) -> Generator[ChatPiece, None, None]:
         """As `chat`, but one `ChatPiece` for each token, as soon as it is there; `Answer.of(pieces)` joins them.
 
@@ -369,7 +378,7 @@ class Model:
         """
         from lepton_edge.generate.chat import ChatPrompts, answer
 
-        sequence = self._shared.begin(keep=True)
+        sequence = self._shared.begin(keep=True, adapter=adapter)
         if max_tokens is None and self._checkpoint.generation_config.get("max_new_tokens") is None:
             max_tokens = self.context
         params = self._defaults.given(
@@ -387,17 +396,56 @@ class Model:
         prompt = self._prompts.make(messages, tools, documents, template, template_values)
         return answer(sequence, self.tokenizer, prompt, self._ids("the conversation", prompt.ids), params)
 
-    def logits(self, token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def logits(
+        self,
+        token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]],
+        *,
+        adapter: str | Use | None = CHOSEN,
+    ) -> NDArray[np.float32]:
         """The model's raw scores: float32 [T, V], row t for the token that follows token_ids[: t + 1].
 
+        adapter: as of `generate`.
+
         Raises:
-            RequestError: no token, or one outside the vocabulary.
+            RequestError: no token, or one outside the vocabulary; no such adapter.
             ContextLengthError: more tokens than the context.
             Cancelled: `cancel` was called.
         """
         if isinstance(token_ids, str):
             raise RequestError("token_ids is text; expected token ids: use model.tokenizer.encode(text)")
-        return all_logits(self._shared.begin(), self._ids("token_ids", token_ids))
+        return all_logits(self._shared.begin(adapter=adapter), self._ids("token_ids", token_ids))
+
+    def load_adapter(self, path: str | PathLike[str], name: str) -> None:
+        """Read a PEFT LoRA folder (adapter_config.json, adapter_model.safetensors), to be used under a name.
+
+        The weights stay as they are, packed or not, and the adapter is computed beside them. Requests may run
+        meanwhile; after an error nothing has changed. `use_adapter`, or `adapter=` of a request, puts it to use.
+
+        Raises:
+            ModelError: the folder is missing or damaged, does not fit this model, or asks for what is not supported.
+            RequestError: the name is taken.
+        """
+        from lepton_edge.adapters import read_adapter
+        from lepton_edge.models.registry import spec_from_config
+
+        if not isinstance(path, str | PathLike):
+            raise RequestError(f"path is {reprlib.repr(path)}; expected an adapter's folder")
+        folder = Path(os.path.expanduser(path))
+        names = spec_from_config(self._checkpoint.config, str(self.folder / "config.json")).names
+        self._shared.add_adapter(name, lambda: read_adapter(folder, self._spec, names))
+
+    def use_adapter(self, name: str | None) -> None:
+        """Use an adapter for requests from now on that do not name one; None: the model alone. Raises RequestError."""
+        self._shared.use_adapter(name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that use it go on with it. Raises RequestError."""
+        self._shared.remove_adapter(name)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that are loaded."""
+        return self._shared.adapters
 
     def cancel(self) -> None:
         """Stop every request made so far, from any thread or a signal handler; later ones are not affected.
@@ -447,41 +495,3 @@ class Model:
                 "model with a larger context"
             )
         return np.array(numbers, np.int32)
-
-
-class _TokenizerLoad:
-    """Reads a folder's tokenizer in a thread of its own, beside the loading of the engine: a large one takes long.
-
-    quick: whether the file is small, so that `load` waits for it and its errors show at once.
-    """
-
-    QUICK_BYTES = 4 << 20
-
-    def __init__(self, folder: Path, model_vocab: int) -> None:
-        try:
-            self.quick = 0 < (folder / "tokenizer.json").stat().st_size <= self.QUICK_BYTES
-        except OSError:
-            self.quick = False  # a model without a tokenizer still computes logits
-        self._folder = folder
-        self._model_vocab = model_vocab
-        self._tokenizer: Tokenizer | None = None
-        self._error: BaseException | None = None
-        # Not a daemon: killing a thread inside Rust code while Python ends would abort the process.
-        self._thread = threading.Thread(target=self._run, name="lepton-tokenizer")
-        self._thread.start()
-
-    def result(self) -> Tokenizer:
-        """The tokenizer, once it is there. Raises TokenizerError."""
-        self._thread.join()
-        if self._tokenizer is None:
-            assert self._error is not None
-            raise self._error
-        return self._tokenizer
-
-    def _run(self) -> None:
-        from lepton_edge.text import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.load(self._folder, self._model_vocab)
-        except BaseException as error:
-            self._error = error

@@ -62,7 +62,7 @@ class FakeEngine:
             raise RequestError(f"cannot truncate to {length}")
         del self.slots[slot][length:]
 
-    def forward(self, tokens, slots, positions, wanted) -> np.ndarray:
+    def forward(self, tokens, slots, positions, wanted, plan=None) -> np.ndarray:
         assert self._busy.acquire(blocking=False), "two forward calls at once"
         self._running, self._cancel = True, False
         try:
@@ -71,7 +71,7 @@ class FakeEngine:
             self._running = False
             self._busy.release()
 
-    def step(self, tokens, slots, positions, wanted, temperatures=None) -> Summary:
+    def step(self, tokens, slots, positions, wanted, temperatures=None, plan=None) -> Summary:
         return summarise(self.forward(tokens, slots, positions, wanted), temperatures)
 
     def _forward(self, tokens, slots, positions, wanted) -> np.ndarray:

@@ -277,7 +277,7 @@ def test_a_broken_tokenizer(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (copy / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         lepton.load(copy)
-    monkeypatch.setattr(api._TokenizerLoad, "QUICK_BYTES", 0)
+    monkeypatch.setattr(api.TokenizerLoad, "QUICK_BYTES", 0)
     with lepton.load(copy) as model:
         for _ in range(2):
             with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
@@ -359,7 +359,7 @@ def heavy(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     endless = tmp_path_factory.mktemp("heavy")
     shutil.copy(folder / "tokenizer.json", endless)
     checkpoint = SimpleNamespace(folder=endless, close=lambda: None)
-    tokenizer = api._TokenizerLoad(endless, spec.vocab)
+    tokenizer = api.TokenizerLoad(endless, spec.vocab)
     with api.Model(checkpoint, spec, engine, tokenizer, SamplingParams(max_tokens=10_000)) as model:  # type: ignore[arg-type]
         yield model
 

@@ -22,6 +22,7 @@ LAYERS = (
     ("text",),
     ("runtime",),
     ("program",),
+    ("adapters",),
     ("models",),
     ("kernels",),
     ("quant",),

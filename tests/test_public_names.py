@@ -23,6 +23,7 @@ def test_the_promised_interface() -> None:
     for name in ("load", "Model", "LeptonError", "__version__"):
         assert name in lepton_edge.__all__
     names = ("chat", "stream_chat", "generate", "stream", "logits", "tokenizer", "cancel", "close", "spec", "format")
+    names += ("load_adapter", "use_adapter", "unload_adapter", "adapters")
     for name in names:
         assert getattr(lepton_edge.Model, name).__doc__, f"Model.{name} has no docstring"
 

@@ -1,6 +1,7 @@
 """Writes tests/golden/*.npz: what transformers computes for the models of tests/golden/recipe.py.
 
-Run it with an interpreter that has torch and transformers 5.x (of lepton_edge, only the specs are used):
+Run it with an interpreter that has torch, transformers 5.x, and peft for the adapters (of lepton_edge, only the specs
+are used):
 
     python tools/make_golden.py [--trained ../shared/data/models/tinystories656k] [NAME ...]
 
@@ -22,7 +23,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from golden import families  # noqa: E402
+from golden import adapters, families  # noqa: E402
 from golden import recipe as recipes  # noqa: E402
 from golden.ropes import ROPES, Rope  # noqa: E402
 
@@ -101,6 +102,38 @@ def make_families() -> None:
     np.savez_compressed(recipes.GOLDEN / "families.npz", **stored)
 
 
+def load_adapted(case: adapters.Case, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A model with PEFT's adapter; refuses a folder that holds other tensors than PEFT would save."""
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    base = load_model(adapters.write_base(case, folder / "base"), dtype)
+    path = adapters.write_adapter(case, folder / "adapter")
+    model = PeftModel.from_pretrained(base, path, autocast_adapter_dtype=False).to(dtype).eval()
+    wanted, found = get_peft_model_state_dict(model), adapters.tensors(case)
+    if wrong := wanted.keys() ^ found.keys():
+        raise SystemExit(f"{case.name}: PEFT does not agree with the tensors: {sorted(wrong)}")
+    for name, values in found.items():
+        if not np.array_equal(wanted[name].float().numpy(), values):
+            raise SystemExit(f"{case.name}: {name} has not arrived in PEFT's model")
+    return model
+
+
+def make_adapters() -> None:
+    """Stores adapters.npz: for each adapter of tests/golden/adapters.py its logits, noise and checksum."""
+    stored = {}
+    for case in adapters.CASES:
+        runs = []
+        for dtype in (torch.float32, torch.float64):
+            with tempfile.TemporaryDirectory() as folder:
+                runs.append(logits_at_once(load_adapted(case, Path(folder), dtype), case.tokens))
+        noise = relative(*runs)
+        print(f"{case.name:18} {runs[0].shape} rms {np.sqrt((runs[0]**2).mean()):.3f} noise {noise:.1e}")
+        stored[case.name] = runs[0].astype(np.float32)
+        stored[f"{case.name} about"] = np.array([noise, adapters.checksum(case)])
+    np.savez_compressed(recipes.GOLDEN / "adapters.npz", **stored)
+
+
 def make_ropes() -> None:
     """Stores rope.npz: for setting i, `frequencies_i` float32 [dim/2] and `factor_i`."""
     stored = {}
@@ -156,16 +189,19 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    parser.add_argument("names", nargs="*", choices=[[], "families", *recipes.BY_NAME], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], "adapters", "families", *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if "families" in arguments.names:
         make_families()
+    if "adapters" in arguments.names:
+        make_adapters()
     for name in arguments.names or recipes.BY_NAME:
-        if name != "families":
+        if name not in ("adapters", "families"):
             make_model(recipes.BY_NAME[name])
     if not arguments.names:
         make_families()
+        make_adapters()
         make_ropes()
         make_trained(arguments.trained)
 

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge.cli.chat_session import Session
-from lepton_edge.cli.options import ENGINE, SAMPLING, add_model_options, add_sampling_options, given
+from lepton_edge.cli.options import (
+    ENGINE,
+    SAMPLING,
+    add_adapter_option,
+    add_model_options,
+    add_sampling_options,
+    given,
+    use_adapter,
+)
 from lepton_edge.errors import LeptonError, RequestError
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options; llama.cpp's short flags where it has them."""
     add_model_options(parser)
+    add_adapter_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     parser.add_argument("--template", metavar="NAME", help="one of the folder's chat templates")
     parser.add_argument(
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = dict(map(_template_value, arguments.template_value))
     ChatTemplates(model_folder(arguments.model)).get(arguments.template)  # before the weights are read
     with lepton_edge.load(arguments.model, **{name: getattr(arguments, name) for name in ENGINE}) as model:
+        use_adapter(model, arguments)
         options = {"template": arguments.template, "template_values": values, **given(arguments, SAMPLING)}
         chat = Chat(model, Session(arguments.system), options, arguments.verbose)
         if chat.interactive:

@@ -8,7 +8,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lepton_edge.cli.options import ENGINE, SAMPLING, add_model_options, add_sampling_options, given
+from lepton_edge.cli.options import (
+    ENGINE,
+    SAMPLING,
+    add_adapter_option,
+    add_model_options,
+    add_sampling_options,
+    given,
+    use_adapter,
+)
 from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options; llama.cpp's short flags where it has them."""
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; '-' reads it from stdin")
     add_model_options(parser)
+    add_adapter_option(parser)
     add_sampling_options(parser)
     parser.add_argument("--no-display-prompt", action="store_true", help="write the continuation only")
     parser.add_argument("--json", action="store_true", help="write one JSON object when done")
@@ -33,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     options = {name: getattr(arguments, name) for name in ENGINE}
     with lepton_edge.load(arguments.model, **options) as model:
+        use_adapter(model, arguments)
         loaded = time.perf_counter() - started
         result = _generate(model, prompt, arguments)
     result["timings"] = {"load_s": round(loaded, 4), **result["timings"]}

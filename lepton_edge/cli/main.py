@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lepton_edge.cli import bench, chat, doctor, generate, inspect, quantize
+from lepton_edge.cli import bench, chat, doctor, generate, inspect, merge, quantize
 from lepton_edge.errors import LeptonError
 from lepton_edge.version import __version__
 
@@ -14,6 +14,7 @@ VERBS = {
     "generate": generate,
     "chat": chat,
     "quantize": quantize,
+    "merge": merge,
     "bench": bench,
     "inspect": inspect,
     "doctor": doctor,

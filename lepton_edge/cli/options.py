@@ -5,7 +5,10 @@ here only the type is.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepton_edge.api import Model
 
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 ENGINE = ("format", "kv_dtype", "threads", "isa", "context")
@@ -33,6 +36,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--context", type=count, metavar="N", help="positions to make room for")
     add_engine_options(parser)
+
+
+def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    """--adapter: what the model is run with."""
+    parser.add_argument("--adapter", metavar="DIR", help="run the model with an adapter: a PEFT LoRA folder")
+
+
+def use_adapter(model: "Model", arguments: argparse.Namespace) -> None:
+    """Load and use what --adapter says, if it is given."""
+    if arguments.adapter is not None:
+        model.load_adapter(arguments.adapter, "adapter")
+        model.use_adapter("adapter")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -15,8 +17,9 @@ from lepton_edge.errors import Cancelled, RequestError
 from lepton_edge.generate.kept import KeptSequences
 
 if TYPE_CHECKING:
+    from lepton_edge.adapters import Adapter
     from lepton_edge.generate.sampling import Sampler
-    from lepton_edge.runtime import Engine
+    from lepton_edge.runtime import Engine, Plan
 
 CANCEL_TRIES = 20
 CANCEL_PAUSE = 0.001  # s
@@ -24,6 +27,15 @@ LAST = np.zeros(1, np.int32)
 NOTHING = np.empty(0, np.int32)
 
 Result = TypeVar("Result")
+
+
+class Use(Enum):
+    """Stands for the adapter that `SharedEngine.use_adapter` chose."""
+
+    CHOSEN = "chosen"
+
+    def __repr__(self) -> str:
+        return "CHOSEN"
 
 
 class SharedEngine:
@@ -42,21 +54,76 @@ class SharedEngine:
         self._stepper = 0  # the thread inside a forward call, as get_ident() names it
         self._ended: list[int] = []  # slots to free
         self._kept = KeptSequences(engine.context)
+        self._plans: dict[str, Plan] = {}  # by the names of adapters
+        self._chosen: str | None = None
         self._closed = False
 
-    def begin(self, keep: bool = False) -> Sequence:
+    def begin(self, keep: bool = False, adapter: str | Use | None = Use.CHOSEN) -> Sequence:
         """A new sequence, which `cancel` reaches from now on; it takes a slot with `open`.
 
         keep: when it is closed, it stays in the cache for a later one that begins alike.
+        adapter: a name; None for none.
 
         Raises:
-            RequestError: the engine is closed, or this thread is inside a forward call.
+            RequestError: the engine is closed, this thread is inside a forward call, or there is no such adapter.
         """
         self.check_usable()
-        sequence = Sequence(self, keep)
         with self._state:
+            sequence = Sequence(self, keep, self._plan(self._chosen if isinstance(adapter, Use) else adapter))
             self._sequences.add(sequence)
         return sequence
+
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that are loaded."""
+        with self._state:
+            return list(self._plans)
+
+    def add_adapter(self, name: str, read: Callable[[], Adapter]) -> None:
+        """Load an adapter; requests may run meanwhile. RequestError for a name that is taken or none."""
+        if not isinstance(name, str) or not name:
+            raise RequestError(f"name is {reprlib.repr(name)}; expected a name for the adapter")
+        self.check_usable()
+        self._check_free(name)
+        plan = self.engine.add_adapter(read())
+        with self._state:
+            self._check_free(name)
+            self._plans[name] = plan
+
+    def use_adapter(self, name: str | None) -> None:
+        """The adapter of the sequences that begin from now on."""
+        with self._state:
+            self._plan(name)
+            self._chosen = name
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter. Sequences that have begun with it go on."""
+        with self._turn:
+            with self._state:
+                plan = self._plan(name)
+                if plan is None:
+                    raise RequestError("name is None; expected the name of an adapter")
+                del self._plans[name]
+                self._chosen = None if self._chosen == name else self._chosen
+            for slot in self._kept.drop(plan):
+                self.free_slot(slot)
+
+    def _plan(self, name: str | None) -> Plan | None:
+        if name is None:
+            return None
+        found = self._plans.get(name) if isinstance(name, str) else None
+        if found is None:
+            loaded = ", ".join(self._plans) or "none"
+            raise RequestError(f"no adapter {reprlib.repr(name)}; loaded are: {loaded}; load it with load_adapter")
+        return found
+
+    def _check_free(self, name: str) -> None:
+        if name in self._plans:
+            raise RequestError(f"the adapter {name!r} is loaded already; unload it first, or choose another name")
+
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Stop every sequence there is: its running or next step raises Cancelled. Later ones are not affected."""
@@ -110,11 +177,11 @@ class SharedEngine:
             self.check_usable()
             return self.engine.open()
 
-    def take_kept(self, prompt: NDArray[np.int32]) -> tuple[int, list[int]]:
+    def take_kept(self, prompt: NDArray[np.int32], plan: Plan | None) -> tuple[int, list[int]]:
         """A slot, and the tokens in it: those of `prompt` int32 [T] that a kept sequence began with as well."""
         with self._turn:
             self.check_usable()
-            found = self._kept.take(prompt)
+            found = self._kept.take(prompt, plan)
             if found is None:
                 return self.engine.open(), []
             slot, tokens = found
@@ -126,10 +193,11 @@ class SharedEngine:
                 return slot, []
             return slot, tokens
 
-    def keep_slot(self, slot: int, tokens: list[int]) -> None:
-        """Leave a slot to later sequences; `tokens` are in it."""
+    def keep_slot(self, slot: int, tokens: list[int], plan: Plan | None) -> None:
+        """Leave a slot to later sequences; `tokens` are in it, as `plan` ran them."""
         with self._turn:
-            for dropped in self._kept.put(slot, tokens):
+            gone = plan is not None and plan not in self._plans.values()
+            for dropped in [slot] if gone else self._kept.put(slot, tokens, plan):
                 self.free_slot(dropped)
 
     def free_slot(self, slot: int) -> None:
@@ -149,14 +217,16 @@ class Sequence:
 
     Attributes:
         shared: the engine.
+        plan: of its adapter; None for the model alone.
         slot: its number in the engine; None while it has none.
         length: tokens in the cache.
         tokens: which they are, for a sequence that is kept; else empty.
         cancelled: set by `SharedEngine.cancel`; no step follows.
     """
 
-    def __init__(self, shared: SharedEngine, keep: bool) -> None:
+    def __init__(self, shared: SharedEngine, keep: bool, plan: Plan | None) -> None:
         self.shared = shared
+        self.plan = plan
         self.slot: int | None = None
         self.length = 0
         self.tokens: list[int] = []
@@ -166,7 +236,7 @@ class Sequence:
     def open(self, prompt: NDArray[np.int32] = NOTHING) -> None:
         """Take a slot. Where sequences are kept, it may hold the beginning of `prompt` int32 [T], never all of it."""
         if self._keep:
-            self.slot, self.tokens = self.shared.take_kept(prompt)
+            self.slot, self.tokens = self.shared.take_kept(prompt, self.plan)
             self.length = len(self.tokens)
         else:
             self.slot = self.shared.take_slot()
@@ -177,7 +247,7 @@ class Sequence:
         if slot is None:
             return
         if self.tokens:
-            self.shared.keep_slot(slot, self.tokens)
+            self.shared.keep_slot(slot, self.tokens, self.plan)
         else:
             self.shared.free_slot(slot)
 
@@ -188,7 +258,7 @@ class Sequence:
             Cancelled: `cancel` was called; close the sequence.
         """
         slots, positions = self._places(tokens.size)
-        logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted))
+        logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted, self.plan))
         self._append(tokens)
         return logits
 
@@ -204,7 +274,8 @@ class Sequence:
 
         def work(engine: Engine) -> tuple[int, float]:
             # Within the turn, for the summary's memory belongs to the next step.
-            return sampler.choose(engine.step(tokens, slots, positions, last, (sampler.temperature,)), 0)
+            summary = engine.step(tokens, slots, positions, last, (sampler.temperature,), self.plan)
+            return sampler.choose(summary, 0)
 
         chosen = self.shared.step(self, work)
         self._append(tokens)

@@ -298,13 +298,13 @@ class DecoderSpec:
 
     def tensors(self) -> Parts:
         """Every tensor that this model needs, by its name in the checkpoint; matrices as [outputs, inputs]."""
-        return {self.names.name(part, layer): shape for (part, layer), shape in self._parts().items()}
+        return {self.names.name(part, layer): shape for (part, layer), shape in self.every_part().items()}
 
     def matrices(self) -> set[str]:
         """The names of the tensors that may be packed."""
         return {
             self.names.name(part, layer)
-            for (part, layer), shape in self._parts().items()
+            for (part, layer), shape in self.every_part().items()
             if (part in STACKED or (len(shape) == 2 and not part.endswith(".bias")))
             and (layer is None or part not in self._parameters(layer))
         }
@@ -312,7 +312,7 @@ class DecoderSpec:
     def stored(self) -> dict[str, Stored]:
         """The tensors that a checkpoint stores in another order than ours, where they are not packed."""
         stored = self.names.stored
-        return {self.names.name(part, layer): stored[part] for part, layer in self._parts() if part in stored}
+        return {self.names.name(part, layer): stored[part] for part, layer in self.every_part() if part in stored}
 
     def layer_parts(self, i: int) -> Parts:
         """The parts of layer i."""
@@ -347,7 +347,7 @@ class DecoderSpec:
         parts = self.layers[layer]
         return parts.mixer.PARAMETERS + (parts.feed_forward.PARAMETERS if parts.feed_forward else ())
 
-    def _parts(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
+    def every_part(self) -> dict[tuple[str, int | None], tuple[int, ...]]:
         """Every part with its layer, or None, and its shape."""
         width = self.embed_width or self.hidden
         found: Parts = {"embed": (self.vocab, width)}

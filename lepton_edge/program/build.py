@@ -3,7 +3,8 @@
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,30 +12,45 @@ from numpy.typing import NDArray
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError, UnsupportedModelError
 from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, TOP, summary_sizes
-from ..kernels.ops import ALWAYS, LARGE, TOKENS, WANTED
+from ..kernels.ops import ALWAYS, LARGE, NEVER, TOKENS, WANTED
 from ..models.rope import RopeSpec
 from ..models.spec import DecoderSpec, Norm
 from ..quant.formats import get_format
 from .blocks import BLOCKS
+from .low_rank import LowRank
 from .recurrent import blocked
 from .table import Buffer, Program, Row, pad
+
+if TYPE_CHECKING:
+    from ..adapters.delta import Adapter, Delta
 
 __all__ = ["Builder", "build_decoder"]
 
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def build_decoder(spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> Program:
-    """The program of a decoder.  `weight(name)` gives a tensor, in the format in which it shall run."""
-    return Builder(spec, weight, kv_dtype, context).build()
+def build_decoder(
+    spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int, adapter: "Adapter | None" = None
+) -> Program:
+    """The program of a decoder, as an adapter changes it.
+
+    `weight(name)` gives a tensor of the model, in the format in which it shall run.
+    """
+    if adapter is not None:
+        spec, weight = adapter.spec, partial(adapter.weight, base=weight)
+    return Builder(spec, weight, kv_dtype, context, adapter).build()
 
 
 class Builder:
     """A program in the making: what the parts of a model and its blocks (`blocks/`) are written with."""
 
-    def __init__(self, spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int) -> None:
-        """Takes what `build_decoder` takes."""
+    def __init__(
+        self, spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int,
+        adapter: "Adapter | None" = None,
+    ) -> None:  # fmt: skip
+        """Takes the model as the adapter changes it."""
         self.spec, self.weight = spec, weight
+        self.adapter, self.low_rank = adapter, LowRank(self)
         self.shapes = spec.tensors()
         self.whole: dict[str, Weight] = {}  # weights that are taken in parts: to arrange one in memory takes long
         self.own = spec.norm_before  # `h` is a norm's output, of which each thread has its own in a small step
@@ -64,6 +80,8 @@ class Builder:
         width = spec.embed_width or spec.hidden
         y = self.buffer("embedded", width) if spec.embed_width else "x"
         self.look_up("embed", y, scale=spec.embed_scale)
+        if delta := self.delta("embed"):
+            self.low_rank.look_up(delta, self.use_weight("embed"), y, spec.embed_scale)
         if spec.embed_width:
             self.quantize("embed", y, [self.use_weight("project_in")])
             self.linear("project_in", None, y, "x")
@@ -123,7 +141,8 @@ class Builder:
             x = y
             self.quantize("head", x, [self.use_weight(part)])
         self.buffer("logits", spec.vocab, WANTED)
-        self.product(self.use_weight(part), "head", x, "logits", bias=self.bias("head", None), own=x == "last_h")
+        self.product(self.use_weight(part), "head", x, "logits", bias=self.bias("head", None), own=x == "last_h",
+                     delta=self.delta("head"))  # fmt: skip
         if spec.logit_cap:
             self.emit("limit", "head", WANTED, x="logits", ldx=self.ld("logits"), n=spec.vocab, limit=spec.logit_cap,
                       soft=1)  # fmt: skip
@@ -147,11 +166,14 @@ class Builder:
 
     def look_up(self, part: str, y: str, scale: float = 1.0, **rest: int) -> None:
         """y (+)= rows of a table: see the ops `embed_...`."""
-        name = self.use_weight(part)
+        self.look_up_in(self.use_weight(part), part, y, scale, **rest)
+
+    def look_up_in(self, name: str, label: str, y: str, scale: float = 1.0, **rest: int) -> None:
+        """The same of a table by its name."""
         weight = self.program.weights[name]
         more = dict(by_position=0, offset=0, accumulate=0) | rest
         self.program.need_scratch(self.ld(y) * 4)
-        self.emit(f"embed_{weight.format}", part, w=name, y=y, ldy=self.ld(y), n=weight.shape[1], scale=scale, **more,
+        self.emit(f"embed_{weight.format}", label, w=name, y=y, ldy=self.ld(y), n=weight.shape[1], scale=scale, **more,
                   **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
 
     def norm(
@@ -181,13 +203,29 @@ class Builder:
     ) -> None:  # fmt: skip
         """y (+)= w x (+ bias), of the weight and bias called `part`.  `own`: x is a norm's output."""
         self.product(self.use_weight(part, layer), _label(part, layer), x, y, bias=self.bias(part, layer),
-                     accumulate=accumulate, own=own, barrier=barrier)  # fmt: skip
+                     accumulate=accumulate, own=own, barrier=barrier, delta=self.delta(part, layer))  # fmt: skip
 
     def product(
         self, name: str, label: str, x: str, y: str, *, bias: str | None, accumulate: bool = False, own: bool = False,
+        barrier: int = ALWAYS, delta: "Delta | None" = None,
+    ) -> None:  # fmt: skip
+        """y (+)= w x (+ bias), of a weight by its name, as an adapter changes it.
+
+        After NEVER another product has to follow.
+        """
+        if delta is not None:
+            y, bias, accumulate = self.low_rank.change(delta, name, label, x, y, bias, accumulate, own)
+        if barrier != NEVER:
+            self.low_rank.downs()
+        self.multiply(name, label, x, y, bias=bias, accumulate=accumulate, own=own, barrier=barrier)
+        if barrier != NEVER:
+            self.low_rank.ups(barrier)
+
+    def multiply(
+        self, name: str, label: str, x: str, y: str, *, bias: str | None, accumulate: bool = False, own: bool = False,
         barrier: int = ALWAYS,
     ) -> None:  # fmt: skip
-        """y (+)= w x (+ bias), of a weight by its name."""
+        """The row of a product, of a weight by its name."""
         weight, count = self.program.weights[name], self.program.buffers[x].count
         rows, columns = weight.shape
         packed = get_format(weight.format).packed
@@ -239,6 +277,10 @@ class Builder:
         ropes[name] = spec
         return name
 
+    def delta(self, part: str, layer: int | None = None) -> "Delta | None":
+        """How an adapter changes a weight, if it does."""
+        return self.adapter.deltas.get((part, layer)) if self.adapter else None
+
     def has(self, part: str, layer: int | None) -> bool:
         """Whether the model has a tensor."""
         return self.spec.names.name(part, layer) in self.shapes
@@ -285,8 +327,8 @@ class Builder:
         name = self.spec.names.name(f"{part}.bias", layer)
         values = self.weight(name).to_f32()
         if rows is None:
-            return self._keep(name, values)
-        return self._keep(f"{name}[{first}:{first + rows}]", values[first : first + rows])
+            return self.keep(name, values)
+        return self.keep(f"{name}[{first}:{first + rows}]", values[first : first + rows])
 
     def biases(self, part: str, layer: int, first: int, rows: int) -> str | None:
         """The name of the biases of some rows of each stacked matrix, [count, rows padded], where they have any."""
@@ -295,7 +337,7 @@ class Builder:
         name = self.spec.names.name(f"{part}.bias", layer)
         values = self.weight(name).to_f32()[:, first : first + rows]
         padded = np.pad(values, ((0, 0), (0, pad(rows) - rows)))
-        return self._keep(f"{name}[:, {first}:{first + rows}]", padded.reshape(-1))
+        return self.keep(f"{name}[:, {first}:{first + rows}]", padded.reshape(-1))
 
     def factors(
         self, part: str, layer: int | None, norm: Norm, scale: float = 1.0, columns: int = 0
@@ -310,21 +352,22 @@ class Builder:
     def param(self, part: str, layer: int | None, scale: float = 1.0, plus: float = 0.0) -> str:
         """Take scale * (a stored vector + plus) into the program, as float32 padded with zeros; -> its name."""
         name = self.spec.names.name(part, layer)
-        return self._keep(name, (self.weight(name).to_f32().reshape(-1) + np.float32(plus)) * np.float32(scale))
+        return self.keep(name, (self.weight(name).to_f32().reshape(-1) + np.float32(plus)) * np.float32(scale))
 
     def joined(self, parts: list[str], layer: int) -> str:
         """Take stored vectors, one behind the other, into the program; -> the name."""
         names = [self.spec.names.name(part, layer) for part in parts]
-        return self._keep(" and ".join(names[:2]), np.concatenate([self.weight(name).to_f32() for name in names]))
+        return self.keep(" and ".join(names[:2]), np.concatenate([self.weight(name).to_f32() for name in names]))
 
     def constant(self, values: tuple[float, ...]) -> str | None:
         """Take numbers into the program; -> their name, None where there are none."""
         if not values:
             return None
         array = np.array(values, np.float32)
-        return self._keep(f"constant {zlib.crc32(array.tobytes()):08x} {len(values)}", array)
+        return self.keep(f"constant {zlib.crc32(array.tobytes()):08x} {len(values)}", array)
 
-    def _keep(self, name: str, values: NDArray[np.float32]) -> str:
+    def keep(self, name: str, values: NDArray[np.float32]) -> str:
+        """Take numbers into the program as a parameter; -> the name."""
         padded: NDArray[np.float32] = np.zeros(pad(values.size), np.float32)
         padded[: values.size] = values
         self.program.params[name] = padded
@@ -333,14 +376,14 @@ class Builder:
     def changed(self, part: str, layer: int, change: Change) -> str:
         """Take change(a stored vector) into the program; -> its name."""
         name = self.spec.names.name(part, layer)
-        return self._keep(name, change(self.weight(name).to_f32().reshape(-1)))
+        return self.keep(name, change(self.weight(name).to_f32().reshape(-1)))
 
     def channels(self, part: str, layer: int, change: Change | None = None) -> str:
         """The same for a tensor that has several numbers for each channel; see `recurrent.blocked`."""
         name = self.spec.names.name(part, layer)
         values = self.weight(name).to_f32()
         values = values if change is None else change(values)
-        return self._keep(name, blocked(values.reshape(len(values), -1)))
+        return self.keep(name, blocked(values.reshape(len(values), -1)))
 
     def state(self, channels: int, each: int, heads: int = 1) -> int:
         """Room for `each` floats of every channel of every head in a sequence's state; -> where it begins, in bytes."""

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_edge.checkpoint.folder import check_target, copy_files, new_folder
 from lepton_edge.checkpoint.packed import PackedTensor, packed_metadata
 from lepton_edge.checkpoint.safetensors import DTYPE_BYTES, Entry, write_safetensors
 from lepton_edge.checkpoint.store import FORMAT_OF_DTYPE, SINGLE, Checkpoint
 from lepton_edge.checkpoint.stored import Stored
-from lepton_edge.errors import CheckpointError, MachineError, RequestError
+from lepton_edge.errors import CheckpointError, RequestError
 from lepton_edge.quant.formats import FORMATS, MXFP4, Format, get_format
 from lepton_edge.quant.pack import map_rows
 from lepton_edge.quant.report import Report, Row
@@ -27,11 +26,6 @@ __all__ = ["Progress", "quantize_folder"]
 
 Progress = Callable[[int, int, str], None]  # bytes of the source done, bytes in all, tensor at work
 
-# What belongs to a model besides config.json and the weights: tokenizer, templates, defaults, model card, licence.
-COPIED = (
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*"),
-    *("*.model", "chat_template*", "*.jinja", "README*", "LICENSE*", "NOTICE*"),
-)
 COPY_CHUNK = 16 << 20  # bytes
 
 
@@ -58,7 +52,7 @@ def quantize_folder(
     get_format(format)
     rules = [_rule(text) for text in keep]
     target = Path(target)
-    _check_target(target)
+    check_target(target)
     with Checkpoint.open(source) as checkpoint:
         if checkpoint.is_packed:
             raise CheckpointError(
@@ -69,18 +63,11 @@ def quantize_folder(
         checkpoint.arrange({name: how for name, how in stored.items() if how.mxfp4})
         formats = _formats(checkpoint, format, rules, matrices)
         checkpoint.arrange({name: how for name, how in stored.items() if name in formats and formats[name].packed})
-        temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
-        try:
-            temporary.mkdir()
-            run = _Run(checkpoint, formats, progress)
+        run = _Run(checkpoint, formats, progress)
+        with new_folder(target) as temporary:
             write_safetensors(temporary / SINGLE, run.entries(), run.metadata())
             _write_config(checkpoint, formats, format, temporary)
-            _copy_files(checkpoint.folder, temporary)
-            temporary.rename(target)
-        except OSError as cause:
-            raise MachineError(f"{target}: cannot be written ({cause}); free some space, or write elsewhere") from cause
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already when all went well
+            copy_files(checkpoint.folder, temporary)
     return Report(tuple(run.rows), run.total, time.perf_counter() - started)
 
 
@@ -95,13 +82,6 @@ def _rule(text: str) -> tuple[str, re.Pattern[str], str]:
         return text, re.compile(regex), format
     except (re.error, RecursionError, OverflowError) as cause:
         raise RequestError(f"--keep {text!r}: invalid regular expression ({cause}); see Python's re module") from cause
-
-
-def _check_target(target: Path) -> None:
-    if os.path.lexists(target):
-        raise RequestError(f"{target}: exists already; expected a new folder; choose another name, or remove it")
-    if not target.parent.is_dir():
-        raise RequestError(f"{target}: the folder it would be in does not exist; create {target.parent} first")
 
 
 def _formats(
@@ -219,9 +199,3 @@ def _write_config(checkpoint: Checkpoint, formats: dict[str, Format], format: st
     if any(f.packed for f in formats.values()):
         config["lepton"] = {"format": format}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _copy_files(source: Path, target: Path) -> None:
-    for path in sorted({path for pattern in COPIED for path in source.glob(pattern)}):
-        if path.is_file():
-            shutil.copyfile(path, target / path.name)

@@ -4,17 +4,28 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
-from ..kernels.layout import CONTEXT_FIELDS, MAX_THREADS, ROWS, SMALL, SPLIT_ITEMS, STAMPS, THREADS
+from ..kernels.layout import (
+    CONTEXT_FIELDS,
+    MAX_THREADS,
+    PROGRAM,
+    ROWS,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SMALL,
+    SPLIT_ITEMS,
+    STAMPS,
+    THREADS,
+)  # fmt: skip
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
-from ..kernels.ops import CACHES, COUNTER, TOKENS
+from ..kernels.ops import CACHES, COUNTER
 from ..models.spec import DecoderSpec
 from ..program import Program, build_decoder
 from ..program.batch import Batch, Ints, read_batch
@@ -25,14 +36,16 @@ from .cpu import default_threads
 from .crew import Crew
 from .memory import aligned_zeros
 from .pages import Pages
+from .plan import MAX_BATCH, MAX_WANTED, Plan
 from .pool import Pool, yield_address
 from .profile import Profile
 from .states import States
 
+if TYPE_CHECKING:
+    from ..adapters.delta import Adapter
+
 __all__ = ["Engine", "Source"]
 
-MAX_BATCH = 512  # tokens in a step: enough to use the matrix kernels fully, few enough to cancel between steps
-MAX_WANTED = 64  # tokens of a step whose logits are kept: bounds the logits' memory
 MAX_SLOTS = 256
 SHORT_STEP = 200e6  # weight bytes x tokens below which the caller runs along: some 20 ms at the slowest
 ROPE_BLOCK = 1024  # positions whose angles are computed at a time
@@ -54,44 +67,32 @@ class Engine:
     One step runs at a time: calls from several threads wait for each other.
     """
 
-    def __init__(self, program: Program, spec: DecoderSpec, source: Source, threads: int, isa: str,
-                 notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
+    def __init__(self, program: Program, spec: DecoderSpec, source: Source, weight: Callable[[str], Weight],
+                 threads: int, isa: str, notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
         self.max_batch, self.max_wanted = MAX_BATCH, MAX_WANTED
-        self._source = source
-        self._step_bytes = program.step_bytes  # adding them up takes 0.4 ms for 30 layers
+        self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._states = States(program.state_bytes, MAX_SLOTS)
-        copied = program.copied()
-        self._buffers = {
-            b.name: aligned_zeros(b.token_bytes * (
-                (MAX_BATCH if b.count == TOKENS else MAX_WANTED) + (SMALL * threads if b.name in copied else 0)
-            ))
-            for b in program.buffers.values() if b.within is None
-        }  # fmt: skip
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
             for name, rope in program.ropes.items()
         }
         self._ropes_filled = 0
-        self._experts: dict[str, NDArray[np.int64]] = {
-            name: np.array([weight.data.ctypes.data for weight in program.weights_of(name)], np.int64)
-            for name in program.tables
-        }
         found = kernels([*program.ops(), "walk"], isa, notify)
-        self._table = program.bind(found, self._address)
+        self._plan = Plan(program, found, self._ropes, threads)
         self._inputs = np.zeros((8, MAX_BATCH), np.int64)
         self._ids, self._positions, self._slots, self._picks, self._firsts, self._next = self._inputs[:6]
         self._tiles = self._inputs[6:].reshape(-1, 2)
         self._counts = np.zeros(5, np.int64)
         self._heats = np.ones(MAX_WANTED, np.float32)
         self._logits, self._peaks, self._top = (
-            self._wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
+            self._plan.wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
         )
-        self._top_ids = self._wanted("top_ids").view(np.int32)
+        self._top_ids = self._plan.wanted("top_ids").view(np.int32)
         self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
@@ -101,7 +102,7 @@ class Engine:
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
         self._context[:] = [
-            self._table.ctypes.data, len(self._table), threads, self._pool.sync, self._scratch.ctypes.data,
+            self._plan.at, len(self._plan.table), threads, self._pool.sync, self._scratch.ctypes.data,
             program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
             self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
             self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
@@ -143,7 +144,26 @@ class Engine:
 
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
-        return cls(build_decoder(spec, weight, kv_dtype, length), spec, source, threads, isa, notify)
+        return cls(build_decoder(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+
+    def add_adapter(self, adapter: "Adapter") -> Plan:
+        """What `forward` and `step` need to run the model with an adapter, beside the weights as they are.
+
+        Steps may run meanwhile.  MachineError where kernels cannot be compiled, ModelError where it does not fit.
+        """
+        base = self.program
+        program = build_decoder(self.spec, self._weight, base.kv_dtype, base.context, adapter)
+        same = (program.page_bytes, program.state_bytes, program.partial_bytes, program.ropes)
+        assert same == (base.page_bytes, base.state_bytes, base.partial_bytes, base.ropes), "one cache serves both"
+        found = kernels(program.ops(), self.isa, self._notify)
+        plan = Plan(program, found, self._ropes, self.threads, self._plan)
+        with self._lock:
+            self._pool.drain()
+            if program.scratch_bytes > self._context[SCRATCH_STRIDE // 8]:
+                self._scratch = aligned_zeros(program.scratch_bytes * self.threads)
+                self._context[SCRATCH // 8] = self._scratch.ctypes.data
+                self._context[SCRATCH_STRIDE // 8] = program.scratch_bytes
+        return plan
 
     # -- sequences ------------------------------------------------------------------------------------------------
 
@@ -202,11 +222,14 @@ class Engine:
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> NDArray[np.float32]:
+    def forward(
+        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, plan: Plan | None = None
+    ) -> NDArray[np.float32]:
         """Run a batch of T tokens, each with its slot and position; -> float32 [M, V], logits of the wanted ones.
 
         tokens, slots, positions: [T] integers.  A sequence's positions must continue it without a gap.  wanted: [M]
-        rising indices into the batch.  Raises RequestError for wrong arguments, ContextLengthError past the context,
+        rising indices into the batch.  plan: of `add_adapter`; None for the model alone.  All tokens of a sequence
+        should be run with the same one.  Raises RequestError for wrong arguments, ContextLengthError past the context,
         Cancelled after `cancel`; the sequences' lengths then count only steps that were finished, and where a model
         cannot truncate, the sequences of the step that was not are empty.
         """
@@ -214,7 +237,7 @@ class Engine:
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             out = np.empty((len(picks), self.vocab), np.float32)
             self._pool.ready()
-            self._context[ROWS // 8] = self.program.logits_rows
+            plan = plan or self._plan
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
@@ -222,14 +245,16 @@ class Engine:
                 if limit < len(picks) and picks[limit] < stop:
                     stop = int(picks[limit])
                 here = picks[done : np.searchsorted(picks, stop)]
-                self._step(ids[start:stop], where[start:stop], at[start:stop], here - start)
+                part = ids[start:stop], where[start:stop], at[start:stop], here - start
+                self._step(plan, plan.program.logits_rows, *part)
                 out[done : done + len(here)] = self._logits[: len(here), : self.vocab]
                 start, done = stop, done + len(here)
             return out
 
     def step(
-        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, temperatures: Sequence[float] | None = None
-    ) -> Summary:
+        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, temperatures: Sequence[float] | None = None,
+        plan: Plan | None = None,
+    ) -> Summary:  # fmt: skip
         """As `forward`, without a copy: -> what the engine's memory says of the wanted tokens, until the next call.
 
         At most `max_batch` tokens and `max_wanted` wanted ones (else RequestError); temperatures: [M] numbers above 0
@@ -246,25 +271,26 @@ class Engine:
                 self._heats[i] = 1.0 if temperatures is None else heat(temperatures[i])
             if n:
                 self._pool.ready()
-                self._context[ROWS // 8] = len(self._table)
-                self._step(ids, where, at, picks)
+                plan = plan or self._plan
+                self._step(plan, len(plan.table), ids, where, at, picks)
             return self._summary(m)
 
     @contextlib.contextmanager
     def profile(self) -> Iterator[Profile]:
-        """Time every row of the steps that are run meanwhile.  One profile at a time: RequestError for a second one."""
+        """Time every row of the steps that are run meanwhile, but for those with adapters.
+
+        One profile at a time: RequestError for a second one.
+        """
         with self._lock:
             if self._profile is not None:
                 raise RequestError("this engine is being profiled already")
             profile = self._profile = Profile(self.program, self.threads)
-            self._context[STAMPS // 8] = profile.stamps.ctypes.data
         try:
             yield profile
         finally:
             with self._lock:
                 self._pool.drain()
                 self._profile = None
-                self._context[STAMPS // 8] = 0
 
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
@@ -281,10 +307,6 @@ class Engine:
             tokens, slots, positions, wanted, vocab=self.vocab, context=self.context, lengths=self._pages.lengths
         )
 
-    def _wanted(self, name: str) -> Array:
-        """A buffer of the wanted tokens, uint8 [MAX_WANTED, bytes of a token]."""
-        return self._buffers[name].reshape(MAX_WANTED, -1)
-
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
         if m not in self._summaries:
@@ -292,9 +314,10 @@ class Engine:
             self._summaries[m] = read_summary(logits, self._peaks[:m], self._top[:m], self._top_ids[:m])
         return self._summaries[m]
 
-    def _step(self, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
-        """One pass over the program for at most MAX_BATCH checked tokens."""
+    def _step(self, plan: Plan, rows: int, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
+        """One pass over the first rows of a program for at most MAX_BATCH checked tokens."""
         self._source.check_unchanged()
+        profile = self._profile if plan is self._plan else None
         n, m = len(ids), len(picks)
         where = slots.tolist()
         ends = {slot: position + 1 for slot, position in zip(where, positions.tolist(), strict=True)}
@@ -306,20 +329,21 @@ class Engine:
         self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL, len(ends)
         if self.program.state_bytes:
             self._link(where)
-        self._table[:, COUNTER] = 0
+        plan.table[:, COUNTER] = 0
         self._split_counters[:] = 0
         started = time.perf_counter()
-        threads = self._crew.threads if self._profile is None else self.threads
-        self._context[THREADS // 8] = threads
-        if self._pool.run(self._context_at, n * self._step_bytes > SHORT_STEP, threads):
+        threads = self._crew.threads if profile is None else self.threads
+        self._context[THREADS // 8], self._context[STAMPS // 8] = threads, profile.stamps.ctypes.data if profile else 0
+        self._context[PROGRAM // 8], self._context[ROWS // 8] = plan.at, rows
+        if self._pool.run(self._context_at, n * plan.step_bytes > SHORT_STEP, threads):
             if not self.can_truncate:
                 for slot in ends:
                     self._pages.truncate(slot, 0)
             raise Cancelled("stopped by cancel()")
         ended = time.perf_counter()
-        if self._profile is not None:
+        if profile is not None:
             self._pool.drain()  # every thread has written its last stamp
-            self._profile.add((ids, slots, positions, picks), int(self._context[ROWS // 8]), started, ended)
+            profile.add((ids, slots, positions, picks), rows, started, ended)
         else:
             self._crew.report(self._pool.lost(threads), ended)
         self._pages.lengths.update(ends)
@@ -353,16 +377,6 @@ class Engine:
                 cos, sin = rope.tables(start, stop)
                 self._ropes[name][start:stop] = np.concatenate([cos, sin], axis=1)
             self._ropes_filled = stop
-
-    def _address(self, kind: str, name: str) -> int:
-        if kind == "a":
-            held = self.program.buffers[name]
-            return int(self._buffers[held.within.name if held.within else name].ctypes.data) + 4 * held.first
-        if kind == "w":
-            if name in self._experts:
-                return int(self._experts[name].ctypes.data)
-            return int(self.program.weights[name].data.ctypes.data)
-        return int((self._ropes if name in self._ropes else self.program.params)[name].ctypes.data)
 
 
 def _stays(stored: str, format: str) -> bool:

@@ -14,7 +14,6 @@ import pytest
 
 from lepton_edge.checkpoint.safetensors import Entry, write_safetensors
 from lepton_edge.checkpoint.store import Checkpoint
-from lepton_edge.kernels import layout
 from lepton_edge.models.registry import spec_of
 from lepton_edge.runtime import Engine
 
@@ -69,12 +68,11 @@ def after(engine: Engine, label: str, buffer: str, ids: np.ndarray) -> np.ndarra
     stop = max(i for i, row in enumerate(engine.program.rows) if row.label == label) + 1
     slots = [engine.open() for _ in ids]
     batch = (ids.reshape(-1), np.repeat(slots, 11), np.tile(np.arange(11), 3), np.zeros(0, np.int64))
-    engine._context[layout.ROWS // 8] = stop
-    engine._step(*(np.asarray(part, np.int64) for part in batch))
+    engine._step(engine._plan, stop, *(np.asarray(part, np.int64) for part in batch))
     for slot in slots:
         engine.close_slot(slot)
     held = engine.program.buffers[buffer]
-    raw = engine._buffers[buffer][: 33 * held.token_bytes].view(np.float32).reshape(33, -1)
+    raw = engine._plan.buffers[buffer][: 33 * held.token_bytes].view(np.float32).reshape(33, -1)
     return raw[:, : held.columns].astype(np.float64).reshape(3, 11, -1)
 
 

@@ -68,7 +68,7 @@ def test_cancel_between_two_steps_of_one_forward():
     with pytest.raises(Cancelled):
         feed(engine, slot, ids, wanted=[])
     assert calls == [0, 512] and engine.length(slot) == 512
-    assert not engine._table[:, COUNTER].any(), "work was taken"
+    assert not engine._plan.table[:, COUNTER].any(), "work was taken"
     feed(engine, slot, ids[512:], wanted=[])
     assert engine.length(slot) == 1000
 

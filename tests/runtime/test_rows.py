@@ -34,12 +34,11 @@ class Rows:
         """What the engine's buffers hold after `stop` rows, as the reference keeps them; the sequences do not grow."""
         for slot, length in enumerate(LENGTHS):  # before, so that `cache` finds what the step leaves
             self.engine.truncate(slot, length)
-        self.engine._context[layout.ROWS // 8] = stop
-        self.engine._step(*self.batch)
+        self.engine._step(self.engine._plan, stop, *self.batch)
         found = {}
         for b in self.program.buffers.values():
             count = len(self.batch[0] if b.count == TOKENS else self.batch[3])
-            raw = self.engine._buffers[b.name][: count * b.token_bytes]
+            raw = self.engine._plan.buffers[b.name][: count * b.token_bytes]
             if b.records:
                 found[b.name] = raw
             else:

@@ -212,8 +212,10 @@ class _Reader:
         """A tensor in place of the model's, in memory of its own."""
         how = spec.names.stored.get(place.part, Stored())
         if how.turns or how.mxfp4:
-            raise self._error(f"{stored} replaces a tensor whose rows {spec.family} stores in an order of its own, which "
-                              "is not supported; train without it in modules_to_save")  # fmt: skip
+            raise self._error(
+                f"{stored} replaces a tensor that {spec.family} stores in an order of its own, which is not supported; "
+                "train without it in modules_to_save"
+            )
         turned = how.transposed
         values = self._floats(stored, place.shape[::-1] if turned else place.shape)
         format = get_format(FORMAT_OF_DTYPE[self.file.tensors[stored].dtype])

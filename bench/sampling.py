@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from bench import plan
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.sampling import Sampler
@@ -19,7 +20,6 @@ from lepton_edge.models.registry import spec_from_config
 from lepton_edge.quant.random import RandomCheckpoint
 from lepton_edge.runtime import Engine
 
-DEFAULT = ("smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b")
 KINDS = {
     "greedy": SamplingParams(),
     "top-k 40": SamplingParams(temperature=0.8, top_k=40, seed=1),
@@ -56,7 +56,7 @@ def measure(shape: str, count: int, threads: int | None) -> tuple[Engine, dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", metavar="SHAPE", default=DEFAULT, help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", default=list(plan.SHAPES), help=f"of {', '.join(SHAPES)}")
     parser.add_argument("-n", "--tokens", type=int, default=64, help="of each kind of sampling")
     parser.add_argument("-t", "--threads", type=int)
     arguments = parser.parse_args()

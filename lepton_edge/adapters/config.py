@@ -1,5 +1,6 @@
 """adapter_config.json: what PEFT says of an adapter, every option of it read, refused, or known to change nothing."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ UNUSED = {
 # Starts of a training that leave the model's own weights as they are; PiSSA, OLoRA, CorDA and LoftQ change them.
 STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 MAX_RANK, MAX_PATTERNS = 1 << 14, 1 << 16
+MAX_TARGETS, MAX_WORDS = 1 << 14, 256  # each is compared with every module
 PLAIN = re.compile(r"[\w.-]*")  # a pattern that is a name; its dots mean themselves
 MAX_PATTERN, MAX_EXPRESSIONS = 500, 64
 ALL_LINEAR = "all-linear"
@@ -102,14 +104,14 @@ class Patterns:
 
     def __init__(self, values: dict[str, float], where: str) -> None:
         self._plain = {text: (order, values[text]) for order, text in enumerate(values) if PLAIN.fullmatch(text)}
-        self._others = [
-            (order, expression(rf"(.*\.)?({text})$", text, where), values[text])
-            for order, text in enumerate(values) if text not in self._plain
-        ]  # fmt: skip
-        if len(self._others) > MAX_EXPRESSIONS:
+        others = [(order, text) for order, text in enumerate(values) if text not in self._plain]
+        if len(others) > MAX_EXPRESSIONS:
             raise UnsupportedModelError(
-                f"{where} has {len(self._others)} regular expressions; supported: {MAX_EXPRESSIONS}; name the modules"
+                f"{where} has {len(others)} regular expressions; supported: {MAX_EXPRESSIONS}; name the modules"
             )
+        self._others = [
+            (order, expression(rf"(.*\.)?({text})$", text, where), values[text]) for order, text in others
+        ]  # fmt: skip
 
     def get(self, module: str, default: float) -> float:
         """The value of a module."""
@@ -146,7 +148,7 @@ def read_config(folder: Path) -> AdapterConfig:
     Raises ConfigError for a damaged file, UnsupportedModelError for what lepton_edge does not have.
     """
     path = folder / NAME
-    if not path.exists():
+    if not os.path.exists(path):
         raise ConfigError(f"{path}: is missing; expected a PEFT LoRA folder ({NAME}, adapter_model.safetensors)")
     values = read_object(path, ConfigError)
     fields = Fields(values, str(path))
@@ -169,7 +171,7 @@ def read_config(folder: Path) -> AdapterConfig:
                         f"{path}: alpha_pattern"),
         dora=fields.flag("use_dora", default=False), bias=bias, targets=targets,
         excluded=expression(excluded, excluded, f"{path}: exclude_modules") if isinstance(excluded, str)
-        else _words(fields, values, "exclude_modules"),
+        else _words(fields, values, "exclude_modules", MAX_TARGETS),
         layers=layers, layers_pattern=_words(fields, values, "layers_pattern"),
         saved=_words(fields, values, "modules_to_save"), tying=fields.flag("ensure_weight_tying", default=False),
     )  # fmt: skip
@@ -199,17 +201,19 @@ def _targets(fields: Fields, values: dict[str, Any]) -> str | tuple[str, ...] | 
         return ALL_LINEAR if target.lower() == ALL_LINEAR else None
     if target is None:
         return None  # PEFT took the family's usual ones
-    return _words(fields, values, "target_modules")
+    return _words(fields, values, "target_modules", MAX_TARGETS)
 
 
-def _words(fields: Fields, values: dict[str, Any], name: str) -> tuple[str, ...]:
-    """A string, or a list of strings that may be empty or null."""
+def _words(fields: Fields, values: dict[str, Any], name: str, most: int = MAX_WORDS) -> tuple[str, ...]:
+    """A string, or a list of at most so many strings that may be empty or null."""
     value = values.get(name)
     if value is None:
         return ()
     items = [value] if isinstance(value, str) else fields.items(name, [])
     if not all(isinstance(item, str) and item for item in items):
         raise fields.error(name, "a list of names")
+    if len(items) > most:
+        raise fields.error(name, f"at most {most} names")
     return tuple(items)
 
 

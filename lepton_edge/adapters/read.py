@@ -1,5 +1,6 @@
 """An adapter folder against a model: every tensor of the file has its place, and every place its tensor."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_adapter(folder: Path, spec: DecoderSpec, names: Names) -> Adapter:
     """
     config = read_config(folder)
     path = folder / FILE
-    if not path.exists() and (folder / "adapter_model.bin").exists():
+    if not os.path.exists(path) and os.path.exists(folder / "adapter_model.bin"):
         raise CheckpointError(f"{path}: is missing, and adapter_model.bin may hold code; save it as safetensors")
     with SafetensorsFile(path) as file:
         return _Reader(file, config, spec, names).read()

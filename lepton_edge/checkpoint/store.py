@@ -187,7 +187,7 @@ class Checkpoint:
         blocks, scales = (self.bytes(part) for part in _pair(name))
         shape = self.info(name + SCALES).shape
         turns = self._stored[name].turns
-        for block, scale in zip(blocks.reshape(*shape, -1), scales.reshape(shape), strict=True):
+        for block, scale in zip(blocks.reshape(*shape, 16), scales.reshape(shape), strict=True):
             if turns:
                 block, scale = in_turns(block, -3), in_turns(scale, -2)
             try:

@@ -55,6 +55,9 @@ def test_the_first_pattern_that_fits_counts() -> None:
     ("bias", "some", UnsupportedModelError), ("r", 0, ConfigError), ("r", True, ConfigError),
     ("lora_alpha", "8", ConfigError),
     ("rank_pattern", {"q_proj": -1}, ConfigError), ("target_modules", [3], ConfigError),
+    ("target_modules", ["q"] * 20_000, ConfigError), ("modules_to_save", ["q"] * 300, ConfigError),
+    ("layers_pattern", ["q"] * 300, ConfigError),
+    ("rank_pattern", {f"a+{i}": 1 for i in range(65)}, UnsupportedModelError),
     ("rank_pattern", {"(a+)+": 3}, UnsupportedModelError), ("alpha_pattern", {"(.|.)" * 9: 3}, UnsupportedModelError),
     ("alpha_pattern", {"[": 3}, ConfigError), ("layers_to_transform", ["1"], ConfigError),
     ("exclude_modules", r"(?=a)", UnsupportedModelError), ("use_dora", 1, ConfigError),
@@ -103,6 +106,8 @@ PREFIX = "base_model.model.model."
 def test_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"adapter_config.json"):
         read(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="is missing"):
+        read(tmp_path / ("x" * 5000))
     (write_adapter(CASE, tmp_path) / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="as safetensors"):
         read(tmp_path)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_edge.text.chat.parse import AnswerParser, Part, ToolCall, parser_for
+from lepton_edge.text.chat.parse.base import MOST_HEADER
 
 TOOLS = ("get_weather", "add")
 SOURCES = {
@@ -147,6 +148,15 @@ def test_a_header_without_an_end_is_a_text(start: str) -> None:
 def test_a_header_is_looked_for_where_one_can_be() -> None:
     answer = "<|channel|>" + "x" * 600 + "<|message|>y"
     assert {parse(parser("harmony"), pieces) for pieces in (answer, [answer])} == {Part("x" * 600 + "<|message|>y")}
+
+
+@pytest.mark.parametrize("space", [0, 3, 600])
+@pytest.mark.parametrize("size", [1, 505, 506, 700])
+def test_the_bound_of_a_name_does_not_depend_on_pieces(space: int, size: int) -> None:
+    answer = f"[TOOL_CALLS]{' ' * space}{'f' * size}[ARGS]{{}}"
+    short = size + len("[ARGS]") < MOST_HEADER
+    expected = Part("", "", (ToolCall("f" * size, {}),)) if short else Part(answer)
+    assert parse(parser("mistral"), answer) == parse(parser("mistral"), [answer]) == expected
 
 
 @given(st.sampled_from(["hermes", "mistral", "llama3", "plain"]), SOUP)

@@ -50,10 +50,13 @@ class Mistral:
     def _calls(self, writer: Writer) -> bool:
         if not self._held.strip():
             return False
-        header = NAME.match(self._held)
-        start = header.end() if header else len(self._held) - len(self._held.lstrip())
-        if not header and self._held[start] not in "[{":
-            if len(self._held) < MOST_HEADER and NAME_BEGUN.fullmatch(self._held):
+        begin = len(self._held) - len(self._held.lstrip())
+        header = NAME.match(self._held, begin)
+        if header and header.end() - begin >= MOST_HEADER:
+            header = None
+        start = header.end() if header else begin
+        if not header and self._held[begin] not in "[{":
+            if len(self._held) - begin < MOST_HEADER and NAME_BEGUN.fullmatch(self._held, begin):
                 return False
             return self._give_up(writer)
         end = self._json.end(self._held[start:])

@@ -315,6 +315,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path) -> None
     messages = json.loads(saved.read_text())["messages"]
     assert len(messages) == 2 and len(messages[1]["content"]) > 3, "what was said stays"
     screen.type("And then\n")
+    screen.expect("And then")  # the terminal's echo: a Ctrl-C before the line is read would drop the line
     screen.expect("the")
     screen.type("\x03")
     screen.expect("[stopped]", seconds=10)

@@ -18,7 +18,7 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter,
 from bench.engines import GGML_TYPES, GGUF_FOLDER, gguf_name
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.models.registry import spec_from_config
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import ModelSpec
 
 GROUP = 32  # weights per block, in Q4_0 and in Q8_0
 CODE_BYTES = {"q4": 16, "q8": 32}  # per block, after its fp16 scale
@@ -46,14 +46,14 @@ def random_blocks(rng: np.random.Generator, rows: int, columns: int, format: str
     return blocks.reshape(rows, -1)
 
 
-def tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+def tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Every tensor under its GGUF name -> its shape."""
     arch = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == spec.family)
     names = get_tensor_name_map(arch, len(spec.layers))
     return {names.get_name(name, (".weight", ".bias")): shape for name, shape in spec.tensors().items()}
 
 
-def describe(out: GGUFWriter, spec: DecoderSpec, format: str) -> None:
+def describe(out: GGUFWriter, spec: ModelSpec, format: str) -> None:
     """Adds the header's fields and every tensor's name, shape and type."""
     ggml_type = GGML_TYPES[format]
     attention = spec.attentions[0]
@@ -80,7 +80,7 @@ def describe(out: GGUFWriter, spec: DecoderSpec, format: str) -> None:
             out.add_tensor_info(name, shape, np.dtype(np.float32), 4 * math.prod(shape))
 
 
-def write(spec: DecoderSpec, format: str, path: Path) -> None:
+def write(spec: ModelSpec, format: str, path: Path) -> None:
     """Writes a model of random weights to `path`, tensor by tensor; the same arguments always give the same bytes.
 
     The file has its name only once it is complete, so that an interrupted run is never measured.

@@ -27,7 +27,7 @@ from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.kernels.machine import choose
 from lepton_edge.kernels.ops import CACHES, PACKED, PLAIN
 from lepton_edge.models.registry import spec_from_config
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import ModelSpec
 from lepton_edge.quant.formats import get_format
 from lepton_edge.quant.random import RandomCheckpoint
 from lepton_edge.runtime import Engine
@@ -103,7 +103,7 @@ class Measurement:
 class Subject:
     """An engine whose operations are measured, those that `keep` chooses, in some of the tests."""
 
-    def __init__(self, spec: DecoderSpec, format: str, cache: str, threads: int, isa: str,
+    def __init__(self, spec: ModelSpec, format: str, cache: str, threads: int, isa: str,
                  tests: Iterable[Test], keep: Callable[[OpTime], bool]) -> None:  # fmt: skip
         self.format, self.cache, self.tests, self.keep = format, cache, tuple(tests), keep
         few = with_layers(spec, format)
@@ -147,7 +147,7 @@ def per_row(op: OpTime) -> OpTime:
     return replace(op, rows=1, **rest)
 
 
-def with_layers(spec: DecoderSpec, format: str) -> DecoderSpec:
+def with_layers(spec: ModelSpec, format: str) -> ModelSpec:
     """The same model with as few of its layers as have RESIDENT bytes of weights together."""
     shapes = [shape for shape in spec.tensors().values() if len(shape) == 2 and spec.vocab not in shape]
     layer = sum(get_format(format).nbytes(*shape) for shape in shapes) / len(spec.layers)
@@ -159,7 +159,7 @@ def is_attention(op: OpTime) -> bool:
     return op.op.startswith(("attention", "rope"))
 
 
-def subjects(spec: DecoderSpec, threads: int, isa: str, depth: int) -> Iterator[Subject]:
+def subjects(spec: ModelSpec, threads: int, isa: str, depth: int) -> Iterator[Subject]:
     """An engine for each weight format, and one for each cache.
 
     Small operations are kept of the first plain and the first packed format only: the others run the same code.
@@ -199,7 +199,7 @@ def take_turns(found: list[Subject], probes: Sequence[Probes], rounds: int, step
     return times, *(best(taken) for taken in samples)
 
 
-def measure(shape: str, spec: DecoderSpec, run: dict, args: argparse.Namespace) -> list[Measurement]:
+def measure(shape: str, spec: ModelSpec, run: dict, args: argparse.Namespace) -> list[Measurement]:
     """All measurements of one shape."""
     found = list(subjects(spec, args.threads, args.isa, args.depth))
     probes = Probes(args.isa, args.threads, notify), Probes(args.isa, 1, notify)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import re
 import reprlib
@@ -17,23 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge import embedded
-from lepton_edge.errors import Cancelled, ContextLengthError, ModelError, RequestError
+from lepton_edge.errors import Cancelled, ModelError, RequestError
 from lepton_edge.generate.background import TokenizerLoad
+from lepton_edge.generate.ids import numbers, token_ids
 from lepton_edge.generate.params import SamplingParams, whole
 from lepton_edge.generate.shared import SharedEngine, Use
 from lepton_edge.generate.stream import Piece, all_logits, stream
+from lepton_edge.generate.whole import encode_all, hidden_states
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
     from lepton_edge.generate.chat import Answer, ChatPiece, ChatPrompts
-    from lepton_edge.models.spec import DecoderSpec
+    from lepton_edge.models.spec import ModelSpec
     from lepton_edge.runtime import Engine
     from lepton_edge.text import Tokenizer
 
 __all__ = ["Model", "Piece", "load"]
 
 CHOSEN = Use.CHOSEN
-Prompt = str | Sequence[SupportsIndex] | NDArray[np.integer[Any]]
+Ids = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
+Prompt = str | Ids
 
 
 def load(
@@ -158,7 +160,7 @@ class Model:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        spec: DecoderSpec,
+        spec: ModelSpec,
         engine: Engine,
         tokenizer: TokenizerLoad,
         defaults: SamplingParams,
@@ -176,7 +178,7 @@ class Model:
         return self._checkpoint.folder
 
     @property
-    def spec(self) -> DecoderSpec:
+    def spec(self) -> ModelSpec:
         """The model's shape and features, as read from config.json."""
         return self._spec
 
@@ -275,6 +277,7 @@ class Model:
         After `cancel` the last piece says 'cancelled'. A stream that is not read to its end is freed when it is closed
         or garbage collected. Arguments are checked at once, before the first piece is asked for.
         """
+        self._need_text()
         sequence = self._shared.begin(adapter=adapter)
         params = self._defaults.given(
             max_tokens=max_tokens,
@@ -378,6 +381,7 @@ class Model:
         """
         from lepton_edge.generate.chat import ChatPrompts, answer
 
+        self._need_text()
         sequence = self._shared.begin(keep=True, adapter=adapter)
         if max_tokens is None and self._checkpoint.generation_config.get("max_new_tokens") is None:
             max_tokens = self.context
@@ -398,7 +402,7 @@ class Model:
 
     def logits(
         self,
-        token_ids: Sequence[SupportsIndex] | NDArray[np.integer[Any]],
+        token_ids: Ids,
         *,
         adapter: str | Use | None = CHOSEN,
     ) -> NDArray[np.float32]:
@@ -411,9 +415,29 @@ class Model:
             ContextLengthError: more tokens than the context.
             Cancelled: `cancel` was called.
         """
-        if isinstance(token_ids, str):
-            raise RequestError("token_ids is text; expected token ids: use model.tokenizer.encode(text)")
+        self._need_text()
         return all_logits(self._shared.begin(adapter=adapter), self._ids("token_ids", token_ids))
+
+    def run(
+        self, sequences: Sequence[Ids], segments: Sequence[Ids] | None = None, hidden: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """What an encoder gives of whole sequences of token ids, special tokens included: one array for each.
+
+        Float32 [T, N] where the model's head is for each token, else [N]; with `hidden`, the final hidden states [T, H],
+        which decoders give as well.  segments: 0 or 1 for each token, for models that tell two texts apart.
+
+        Raises:
+            RequestError: an argument is wrong, or the model has no such head.
+            ContextLengthError: a sequence is longer than the context.
+            Cancelled: `cancel` was called.
+        """
+        lists = [self._ids(f"sequence {i}", ids) for i, ids in enumerate(sequences)]
+        if self._spec.causal:
+            if segments is not None or not hidden:
+                raise RequestError("decoders have no segments, and give hidden states or text: run(…, hidden=True)")
+            return [hidden_states(self._shared, ids) for ids in lists]
+        kinds = None if segments is None else [numbers(f"segments {i}", row) for i, row in enumerate(segments)]
+        return encode_all(self._shared, lists, kinds, hidden)
 
     def load_adapter(self, path: str | PathLike[str], name: str) -> None:
         """Read a PEFT LoRA folder (adapter_config.json, adapter_model.safetensors), to be used under a name.
@@ -479,19 +503,8 @@ class Model:
         return self._ids("prompt", ids)
 
     def _ids(self, name: str, ids: Iterable[SupportsIndex]) -> NDArray[np.int32]:
-        """Token ids as int32 [T], checked against the vocabulary and the context."""
-        try:
-            numbers = [operator.index(token_id) for token_id in ids]
-        except TypeError:
-            raise RequestError(f"{name} is {reprlib.repr(ids)}; expected text or a list of token ids") from None
-        if not numbers:
-            raise RequestError(f"{name} has no tokens; expected at least one")
-        wrong = next((number for number in numbers if not 0 <= number < self.vocab), None)
-        if wrong is not None:
-            raise RequestError(f"{name} has token id {wrong}; this model knows 0 to {self.vocab - 1}")
-        if len(numbers) > self.context:
-            raise ContextLengthError(
-                f"{name} has {len(numbers)} tokens, but the context holds {self.context}; shorten it, or load the "
-                "model with a larger context"
-            )
-        return np.array(numbers, np.int32)
+        return token_ids(name, ids, self.vocab, self.context)
+
+    def _need_text(self) -> None:
+        if not self._spec.causal:
+            raise RequestError(f"{self._spec.family} models write no text; use run, or a task such as embed or classify")

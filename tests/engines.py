@@ -7,7 +7,7 @@ import numpy as np
 from lepton_edge.checkpoint.store import Weight
 from lepton_edge.kernels.machine import instruction_set
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
 from lepton_edge.program.reference import Reference
 from lepton_edge.quant.formats import get_format
 from lepton_edge.runtime import Engine
@@ -21,7 +21,7 @@ def decoder(hidden, ffn, heads, kv_heads, head_dim, vocab, *, windows=(None, Non
     qkv, o, mlp = map(bool, biases)
     rope, feed_forward = RopeSpec(10000.0, head_dim), FeedForward(ffn, bias=mlp)
     layers = tuple(Layer(Attention(heads, kv_heads, head_dim, rope, w, qkv, o), feed_forward) for w in windows)
-    return DecoderSpec("test", vocab, hidden, layers, context, Norm(1e-5), tied)
+    return ModelSpec("test", vocab, hidden, layers, context, Norm(1e-5), tied)
 
 
 PLAIN = decoder(64, 96, 4, 2, 16, 96)
@@ -34,7 +34,7 @@ SPECS = {"plain": PLAIN, "odd": ODD, "windows": WINDOWS}
 class Weights:
     """Stands in for a checkpoint: seeded normal weights that keep activations and logits near 1."""
 
-    def __init__(self, spec: DecoderSpec, format: str = "f32") -> None:
+    def __init__(self, spec: ModelSpec, format: str = "f32") -> None:
         self._shapes, self._format = spec.tensors(), format
         self.before_step = lambda: None  # called as often as the engine looks whether its files changed
 
@@ -54,7 +54,7 @@ class Weights:
         self.before_step()
 
 
-def load(spec: DecoderSpec, format: str = "f32", **options) -> Engine:
+def load(spec: ModelSpec, format: str = "f32", **options) -> Engine:
     """options: as of Engine.load; one thread unless they say otherwise."""
     return Engine.load(Weights(spec, format), spec, **{"threads": 1} | options)
 
@@ -63,7 +63,7 @@ def reference(engine: Engine) -> Reference:
     return Reference(engine.program, engine.spec)
 
 
-def tokens(count: int, spec: DecoderSpec, seed: int = 0) -> np.ndarray:
+def tokens(count: int, spec: ModelSpec, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, spec.vocab, count).astype(np.int32)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError
-from ..models.spec import DecoderSpec
+from ..models.spec import ModelSpec
 from ..quant.pack import map_rows
 
 __all__ = ["Adapter", "Delta"]
@@ -72,7 +72,7 @@ class Adapter:
     """
 
     where: Path
-    spec: DecoderSpec
+    spec: ModelSpec
     deltas: Mapping[Part, Delta]
     tensors: Mapping[str, Weight]
     renamed: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from ..checkpoint.safetensors import Entry, write_safetensors
 from ..checkpoint.store import INDEX, SINGLE, Checkpoint, Weight
 from ..errors import CheckpointError, RequestError
 from ..models.registry import spec_from_config, spec_of
-from ..models.spec import DecoderSpec
+from ..models.spec import ModelSpec
 from ..quant.formats import get_format
 from .delta import Adapter, Floats
 from .read import read_adapter
@@ -56,7 +56,7 @@ class _Merge:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, spec: DecoderSpec, adapter: Adapter, progress: Progress | None
+        self, checkpoint: Checkpoint, spec: ModelSpec, adapter: Adapter, progress: Progress | None
     ) -> None:
         self.checkpoint, self.adapter, self.progress = checkpoint, adapter, progress
         names = adapter.spec.names

@@ -11,7 +11,7 @@ from ..checkpoint.store import FORMAT_OF_DTYPE, Weight
 from ..checkpoint.stored import Stored
 from ..checkpoint.strict_json import brief
 from ..errors import CheckpointError, UnsupportedModelError
-from ..models.spec import DecoderSpec, Names
+from ..models.spec import ModelSpec, Names
 from ..quant.formats import get_format
 from .config import AdapterConfig, read_config
 from .delta import Adapter, Delta, Floats
@@ -53,7 +53,7 @@ class Place:
         return self.part in TABLES or (self.is_linear and "@" not in self.part)
 
 
-def read_adapter(folder: Path, spec: DecoderSpec, names: Names) -> Adapter:
+def read_adapter(folder: Path, spec: ModelSpec, names: Names) -> Adapter:
     """The adapter in a folder, for a model.
 
     spec: the model's.  names: transformers' own, where the model's checkpoint leaves out their first word.
@@ -73,7 +73,7 @@ class _Reader:
     places: the model's tensors by transformers' names.  weights: those of them that are weights, by their modules.
     """
 
-    def __init__(self, file: SafetensorsFile, config: AdapterConfig, spec: DecoderSpec, names: Names) -> None:
+    def __init__(self, file: SafetensorsFile, config: AdapterConfig, spec: ModelSpec, names: Names) -> None:
         self.file, self.config, self.spec, self.names = file, config, spec, names
         shapes = spec.every_part()
         if spec.tied:
@@ -162,7 +162,7 @@ class _Reader:
 
     # -- what it says ------------------------------------------------------------------------------------------------
 
-    def _untied(self) -> tuple[DecoderSpec, dict[str, str]]:
+    def _untied(self) -> tuple[ModelSpec, dict[str, str]]:
         """The model's spec, and how it names tensors in another way: two tables where the adapter makes them two."""
         spec = self.spec
         modules = {place.module for place in self._tables()}
@@ -184,7 +184,7 @@ class _Reader:
         """The embedding and the output head."""
         return [place for place in self.weights.values() if place.part in TABLES]
 
-    def _tensors(self, spec: DecoderSpec) -> dict[str, Weight]:
+    def _tensors(self, spec: ModelSpec) -> dict[str, Weight]:
         """What replaces tensors of the model, by the names of `spec`."""
         weights = [self._tensor(self.places[name], stored, spec) for name, stored in self.stored.items()]
         found = {weight.name: weight for weight in weights}
@@ -209,7 +209,7 @@ class _Reader:
         magnitude = self._floats(found["magnitude"], (rows,)) if self.config.dora else None
         return Delta(a, b * np.float32(self.config.scaling_of(place.module)), magnitude)
 
-    def _tensor(self, place: Place, stored: str, spec: DecoderSpec) -> Weight:
+    def _tensor(self, place: Place, stored: str, spec: ModelSpec) -> Weight:
         """A tensor in place of the model's, in memory of its own."""
         how = spec.names.stored.get(place.part, Stored())
         if how.turns or how.mxfp4:

@@ -11,7 +11,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint.store import Checkpoint
-    from lepton_edge.models.spec import Attention, Block, DecoderSpec
+    from lepton_edge.models.spec import Attention, Block, ModelSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def _tensors(checkpoint: "Checkpoint") -> str:
     return table(["tensor", "shape", "format", "size"], rows)
 
 
-def _summary(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
+def _summary(checkpoint: "Checkpoint", spec: "ModelSpec") -> str:
     shapes = spec.tensors()
     counts: defaultdict[str, int] = defaultdict(int)
     nbytes: defaultdict[str, int] = defaultdict(int)
@@ -93,7 +93,7 @@ def _positions(attention: "Attention") -> str:
     return f"; rope theta {rope.theta:g}" + (f", scaling {rope.scaling.kind}" if rope.scaling else "")
 
 
-def _layers(spec: "DecoderSpec") -> dict[str, str]:
+def _layers(spec: "ModelSpec") -> dict[str, str]:
     """What the layers are made of."""
     kinds = Counter(type(layer.mixer).__name__ for layer in spec.layers)
     mixers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -117,7 +117,7 @@ def _layers(spec: "DecoderSpec") -> dict[str, str]:
     return found
 
 
-def _context(spec: "DecoderSpec") -> dict[str, str]:
+def _context(spec: "ModelSpec") -> dict[str, str]:
     """How many tokens a sequence may have, and what they cost."""
     if not spec.attentions:
         return {"context": f"{spec.context} tokens in a state of one size"}
@@ -128,14 +128,14 @@ def _context(spec: "DecoderSpec") -> dict[str, str]:
     }
 
 
-def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
+def _listing(checkpoint: "Checkpoint", spec: "ModelSpec") -> str:
     """The program, a line for each operation: what it reads -> writes, and the weight it uses."""
     import numpy as np
 
     from lepton_edge.checkpoint.store import Weight
     from lepton_edge.kernels.layout import PAGE
     from lepton_edge.kernels.ops import ALWAYS
-    from lepton_edge.program import build_decoder
+    from lepton_edge.program import build_program
     from lepton_edge.quant.formats import get_format
 
     kv_dtype = "f32" if checkpoint.format(spec.first_matrix) == "f32" else "f16"  # as the engine chooses
@@ -148,7 +148,7 @@ def _listing(checkpoint: "Checkpoint", spec: "DecoderSpec") -> str:
         nbytes = get_format(format).nbytes(math.prod(shape[:-1]), shape[-1])
         return Weight(name, format, shape, np.broadcast_to(np.uint8(0), nbytes))
 
-    program = build_decoder(spec, weight, kv_dtype, spec.context)
+    program = build_program(spec, weight, kv_dtype, spec.context)
     rows = []
     for i, row in enumerate(program.rows):
         names = row.products or [str(row.values[name]) for name in row.values if name == "w"]

@@ -251,14 +251,19 @@ class Sequence:
         else:
             self.shared.free_slot(slot)
 
-    def feed(self, tokens: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Append tokens int32 [T], at most max_batch; logits float32 [M, V] after those that `wanted` int32 [M] names.
+    def feed(
+        self, tokens: NDArray[np.int32], wanted: NDArray[np.int32], hidden: bool = False
+    ) -> NDArray[np.float32]:
+        """Append tokens int32 [T], at most max_batch; logits float32 [M, V] after those that `wanted` int32 [M] names,
+        or, `hidden`, the states [M, H] that they are computed of.
 
         Raises:
             Cancelled: `cancel` was called; close the sequence.
         """
         slots, positions = self._places(tokens.size)
-        logits = self.shared.step(self, lambda engine: engine.forward(tokens, slots, positions, wanted, self.plan))
+        logits = self.shared.step(
+            self, lambda engine: engine.forward(tokens, slots, positions, wanted, self.plan, hidden)
+        )
         self._append(tokens)
         return logits
 

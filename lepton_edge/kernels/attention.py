@@ -9,15 +9,20 @@ from functools import partial as bind
 
 import numpy as np
 
+from .attention_bias import LOG2E, start_bends, start_row_bends
 from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
 from .cache import Cache, cache, groups_of, page_of
 from .common import F0, F1, at, count, get_f32, quantize_group, quantize_row, small, take
 from .layout import (
     BENDS,
     COUNTS,
+    ENDS,
     GROUP,
+    LIMIT,
     MAX_PARTS,
     MAX_QUERY_ROWS,
+    MEMORY_ENDS,
+    MEMORY_SLOTS,
     PAGE,
     PART_PAGES,
     PARTIALS,
@@ -30,7 +35,7 @@ from .layout import (
     STATE,
     TILES,
 )
-from .ops import field
+from .ops import CAUSAL, MEMORY, WHOLE, field
 from .rope import (
     HEAD_DIM,
     HEADS,
@@ -69,10 +74,9 @@ from .simd.words import (
     store_f32_some,
 )
 
-Y, LDY, SCALE, WINDOW, CAP, SLOPES, RECORDS, SINKS = (
-    field("attention_f32", f) for f in ("y", "ldy", "scale", "window", "cap", "slopes", "records", "sinks")
+Y, LDY, SCALE, WINDOW, RECORDS, SINKS, SIGHT = (
+    field("attention_f32", f) for f in ("y", "ldy", "scale", "window", "records", "sinks", "sight")
 )
-LOG2E = np.float32(1.4426950408889634)
 NARROW_ROWS = 2 * QUERY_ROWS  # query rows up to which a page is read as it is
 CHUNK_STATE = QUERY_ROWS * STATE  # maxima of the rows in 64 bytes, then 16 lanes of sums for each
 
@@ -86,7 +90,7 @@ def places(scratch, chunks, padded):
     queries, outputs and running state."""
     decay = scratch + MAX_QUERY_ROWS * PAGE * 4
     limits = decay + 64
-    bends = limits + 16 * MAX_QUERY_ROWS
+    bends = limits + LIMIT * MAX_QUERY_ROWS
     keys = bends + BENDS
     values = keys + PAGE * padded * 4
     scales = values + PAGE * padded * 4
@@ -170,18 +174,6 @@ def store_outputs(out, state, target, ldy, group, rows, d, padded, sinks):
             store_f32_some(y + i * 4, mul(load_f32(out + (r * padded + i) * 4), share), d - i)
 
 
-@jit
-def start_bends(bends, cap, slopes):
-    """Prepare what bends an item's scores (see `attention_chunk.bend`), no slopes yet; -> whether anything does."""
-    if cap == F0 and slopes == 0:
-        return False
-    store_f32(bends, splat(F0))
-    put_f32(bends + 4 * MAX_QUERY_ROWS, cap * LOG2E)
-    for i in range(16):
-        put_f32(bends + 64 + 4 * i, np.float32(i))
-    return True
-
-
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +181,21 @@ def start_bends(bends, cap, slopes):
 def seen(positions, token, window):
     """The first position that a token of the tile sees."""
     return max(0, get_i64(positions + 8 * token) - window + 1) if window > 0 else 0
+
+
+@jit
+def last_seen(positions, ends, token, window):
+    """The last one: `ends` says where the tokens' sequences end, or for causal attention where the tokens are."""
+    end = get_i64(ends + 8 * token)
+    return min(end, get_i64(positions + 8 * token) + window - 1) if window > 0 else end
+
+
+@jit
+def ends_of(context, sight):
+    """The last position that each token of the batch may see, but for a window."""
+    if sight == CAUSAL:
+        return at(context, POSITIONS)
+    return at(context, ENDS) if sight == WHOLE else at(context, MEMORY_ENDS)
 
 
 @jit
@@ -242,7 +249,7 @@ def widen(kind: Cache) -> Callable:
 
 
 @jit
-def parts_of(context, items, window):
+def parts_of(context, items, sight, window):
     """Into how many parts the pages of each item are split: by the longest item, and not by the threads, so that any
     number of threads gives the same result."""
     tiles, count = at(context, TILES), get_i64(at(context, COUNTS) + 16)
@@ -250,8 +257,9 @@ def parts_of(context, items, window):
         return 1
     pages = 0
     for i in range(count):
-        positions = at(context, POSITIONS) + 8 * get_i64(tiles + 16 * i)
-        pages = max(pages, get_i64(positions) // PAGE - seen(positions, 0, window) // PAGE + 1)
+        first = 8 * get_i64(tiles + 16 * i)
+        positions, ends = at(context, POSITIONS) + first, ends_of(context, sight) + first
+        pages = max(pages, last_seen(positions, ends, 0, window) // PAGE - seen(positions, 0, window) // PAGE + 1)
     return min(MAX_PARTS, (pages + PART_PAGES - 1) // PART_PAGES)
 
 
@@ -307,10 +315,10 @@ def page_kernel(name: str) -> Callable:
     size, row_bytes, read_scales = kind.size, kind.row, widen_scales if name == "q8" else no_scales
 
     @jit
-    def run(k, v, following, base, d, group, rows, positions, last, window, slopes, q, chunk_bytes, out, state,
+    def run(k, v, following, base, d, group, rows, positions, ends, last, row, token, head, q, chunk_bytes, out, state,
             scratch):  # fmt: skip
         scores, decay, limits, bends, keys, values, scales = scratch
-        v_row = row_bytes(d)
+        v_row, window = row_bytes(d), at(row, WINDOW)
         padded = v_row // size
         read_scales(v, v_row, d, scales)
         if rows > NARROW_ROWS:
@@ -319,20 +327,22 @@ def page_kernel(name: str) -> Callable:
         for c in range((rows + QUERY_ROWS - 1) // QUERY_ROWS):
             here = min(QUERY_ROWS, rows - c * QUERY_ROWS)
             t0, t1 = c * QUERY_ROWS // group, (c * QUERY_ROWS + here - 1) // group
-            low, high = seen(positions, t0, window), get_i64(positions + 8 * t1)
+            low, high = seen(positions, t0, window), last_seen(positions, ends, t1, window)
             b0, b1 = max(0, low - base) // 16 * 16, min(PAGE, high + 1 - base)
             if b0 >= b1:
                 continue
             until = base + (b1 + 15) // 16 * 16
-            masked = seen(positions, t1, window) > base + b0 or get_i64(positions + 8 * t0) + 1 < until
-            if masked or slopes != 0:
+            masked = seen(positions, t1, window) > base + b0 or last_seen(positions, ends, t0, window) + 1 < until
+            if masked or bends != 0:
                 for r in range(here):
-                    token = (c * QUERY_ROWS + r) // group
-                    put_i64(limits + 16 * r, seen(positions, token, window))
-                    put_i64(limits + 16 * r + 8, get_i64(positions + 8 * token))
-            if slopes != 0:
+                    t = (c * QUERY_ROWS + r) // group
+                    put_i64(limits + LIMIT * r, seen(positions, t, window))
+                    put_i64(limits + LIMIT * r + 8, last_seen(positions, ends, t, window))
+                    put_i64(limits + LIMIT * r + 16, get_i64(positions + 8 * t))
+            if bends != 0:
                 for r in range(here):
-                    put_f32(bends + 4 * r, get_f32(slopes + (c * QUERY_ROWS + r) % group * 4) * LOG2E)
+                    i = c * QUERY_ROWS + r
+                    start_row_bends(row, bends, r, token + i // group, head + i % group)
             qc, sums, oc = q + c * chunk_bytes, state + c * CHUNK_STATE, out + c * QUERY_ROWS * 4 * padded
             if rows > NARROW_ROWS:
                 wide(here, qc, k, v, 64, scales, v, d, padded, b0, b1, base, limits, masked, bends, scores, sums, oc,
@@ -367,7 +377,9 @@ def attention(name: str) -> Callable:
 
     @jit
     def one(row, context, thread, item, part, parts):
-        d, kv_heads, window, ldq = at(row, HEAD_DIM), at(row, KV_HEADS), at(row, WINDOW), at(row, LDQ)
+        d, kv_heads, window, ldq, sight = (
+            at(row, HEAD_DIM), at(row, KV_HEADS), at(row, WINDOW), at(row, LDQ), at(row, SIGHT),
+        )  # fmt: skip
         tile, g, group = at(context, TILES) + item // kv_heads * 16, item % kv_heads, at(row, HEADS) // kv_heads
         first, tokens = get_i64(tile), get_i64(tile + 8)
         padded, rows = row_bytes(d) // size, tokens * group
@@ -376,21 +388,22 @@ def attention(name: str) -> Callable:
         scores, decay, limits, bends, keys, values, scales, q, final, final_state = places(
             scratch, chunks, groups_of(d) * GROUP
         )
-        slopes = at(row, SLOPES) + g * group * 4 if at(row, SLOPES) != 0 else 0
         sinks = at(row, SINKS) + g * group * 4 if at(row, SINKS) != 0 else 0
-        if not start_bends(bends, get_f32(row + CAP), slopes):
-            bends = 0
         out, state = final, final_state
         if parts > 1:
             out, state = partial(context, item, part, parts, chunks, padded)
-        positions, slot = at(context, POSITIONS) + 8 * first, get_i64(at(context, SLOTS) + 8 * first)
-        start, last = seen(positions, 0, window), get_i64(positions + 8 * (tokens - 1))
+        positions, ends = at(context, POSITIONS) + 8 * first, ends_of(context, sight) + 8 * first
+        slot = get_i64(at(context, MEMORY_SLOTS if sight == MEMORY else SLOTS) + 8 * first)
+        start, last = seen(positions, 0, window), last_seen(positions, ends, tokens - 1, window)
+        if not start_bends(row, bends, g * group, first - get_i64(positions)):
+            bends = 0
         share = (last // PAGE - start // PAGE + parts) // parts
         page = start // PAGE + part * share
         queries = at(row, Q) + (first * ldq + g * at(row, Q_STEP)) * 4
         if small(context):
             queries = final  # nothing lies there yet
-            rope(row, context, first, g, group, last, slot, page <= last // PAGE < page + share, queries)
+            newest = sight != MEMORY and page <= last // PAGE < page + share
+            rope(row, context, first, g, group, last, slot, newest, queries)
         load_queries(queries, ldq, group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
         chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         clear(out, state, chunks, padded)
@@ -399,8 +412,9 @@ def attention(name: str) -> Callable:
             following = k
             if base + PAGE <= last:
                 following = page_of(context, slot, base + PAGE, at(row, LAYER)) + g * head_bytes(d)
-            page_of_item(k, k + key_bytes(d), following, base, d, group, rows, positions, last, window, slopes, q,
-                         chunk_bytes, out, state, (scores, decay, limits, bends, keys, values, scales))  # fmt: skip
+            page_of_item(k, k + key_bytes(d), following, base, d, group, rows, positions, ends, last, row, first,
+                         g * group, q, chunk_bytes, out, state,
+                         (scores, decay, limits, bends, keys, values, scales))  # fmt: skip
         if parts > 1 and not merge_parts(context, item, parts, chunks, rows, padded, final, final_state):
             return
         y = at(row, Y) + (first * at(row, LDY) + g * group * d) * 4
@@ -414,7 +428,7 @@ def attention(name: str) -> Callable:
     @jit
     def kernel(row, context, thread):
         items = get_i64(at(context, COUNTS) + 16) * at(row, KV_HEADS)
-        parts = parts_of(context, items, at(row, WINDOW))
+        parts = parts_of(context, items, at(row, SIGHT), at(row, WINDOW))
         while True:
             i = take(row, context, 1)
             if i >= items * parts:

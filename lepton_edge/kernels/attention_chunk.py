@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from .attention_bias import bend
 from .cache import Cache, groups_of
-from .common import F1, get_f32
-from .layout import GROUP, MAX_QUERY_ROWS, PAGE, Q8_GROUP, RECORD
+from .common import get_f32
+from .layout import GROUP, LIMIT, PAGE, Q8_GROUP, RECORD
 from .simd.words import (
     ISA,
     add,
@@ -28,7 +29,6 @@ from .simd.words import (
     splat,
     store_f32,
     sub,
-    tanh,
     unrolled,
     vmax,
     within,
@@ -212,7 +212,7 @@ def soften(rows, b0, b1, base, limits, masked, scores, top, sums, decay):
     for r in range(rows):
         row, best = scores + r * PAGE * 4, splat(LOWEST)
         if masked:
-            low, high = get_i64(limits + 16 * r), get_i64(limits + 16 * r + 8)
+            low, high = get_i64(limits + LIMIT * r), get_i64(limits + LIMIT * r + 8)
             for b in range(b0, b1, 16):
                 s = within(load_f32(row + b * 4), base + b, low, high, MASKED)
                 store_f32(row + b * 4, s)
@@ -230,22 +230,6 @@ def soften(rows, b0, b1, base, limits, masked, scores, top, sums, decay):
             store_f32(row + b * 4, p)
             total = add(total, p)
         store_f32(sums + 64 * r, total)
-
-
-@jit
-def bend(rows, b0, b1, base, limits, bends, scores):
-    """Scores, as logarithms to base 2, softly capped, and less what ALiBi takes for the distance (arXiv:2108.12409)."""
-    cap = get_f32(bends + 4 * MAX_QUERY_ROWS)
-    for r in range(rows):
-        row, slope = scores + r * PAGE * 4, get_f32(bends + 4 * r)
-        if cap > 0:
-            for b in range(b0, b1, 16):
-                store_f32(row + b * 4, mul(tanh(mul(load_f32(row + b * 4), splat(F1 / cap))), splat(cap)))
-        if slope != 0:
-            away, step = base - get_i64(limits + 16 * r + 8), mul(load_f32(bends + 64), splat(slope))
-            for b in range(b0, b1, 16):
-                distance = add(step, splat(np.float32(away + b) * slope))
-                store_f32(row + b * 4, add(load_f32(row + b * 4), distance))
 
 
 def chunk_kernel(score: Callable, value: Callable) -> Callable:

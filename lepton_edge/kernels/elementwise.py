@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .common import F0, F1, at, copy_of, count, each_token, get_f32, quantize_row, small, take
-from .layout import GROUP, PICKS, POSITIONS, RECORD, THREADS
+from .layout import GROUP, NEXT, PICKS, POSITIONS, RECORD, THREADS
 from .ops import ACTIVATIONS, field
 from .simd.words import (
     add,
@@ -137,6 +137,23 @@ def gather(row, context, thread, m, wanted):
     y = at(row, GATHER_Y) + m * at(row, GATHER_LDY) * 4
     for i in range(0, at(row, GATHER_N) * 4, 64):
         store_f32(y + i, load_f32(x + i))
+
+
+@jit
+def average(row, context, thread, m, wanted):
+    """y[m] = the mean of x over the sequence that begins with token wanted[m]."""
+    first, count = get_i64(at(context, PICKS) + 8 * m), F0
+    t = first
+    while t >= 0:
+        count += F1
+        t = get_i64(at(context, NEXT) + 8 * t)
+    y = at(row, GATHER_Y) + m * at(row, GATHER_LDY) * 4
+    for i in range(0, at(row, GATHER_N) * 4, 64):
+        total, t = splat(F0), first
+        while t >= 0:
+            total = add(total, load_f32(at(row, GATHER_X) + t * at(row, GATHER_LDX) * 4 + i))
+            t = get_i64(at(context, NEXT) + 8 * t)
+        store_f32(y + i, mul(total, splat(F1 / count)))
 
 
 # -- activations -----------------------------------------------------------------------------------------------------
@@ -308,4 +325,5 @@ KERNELS = {
     "limit": lambda: limit,
     "grow": lambda: each_token(grow),
     "gather": lambda: each_token(gather),
+    "average": lambda: each_token(average),
 }

@@ -1,4 +1,4 @@
-"""y[t] (+)= row id[t], or row position[t], of an embedding table, as floats, whatever format the table has.
+"""y[t] (+)= row id[t], or that of its position or segment, of an embedding table, as floats, whatever format the table has.
 
 The padding becomes zero: a token before may have left NaN there, which later ops would keep and spread.
 """
@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from .common import F0, F1, at, each_token, get_f32
-from .layout import BLOCK, GROUP, IDS, POSITIONS, Q4_GROUP, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE
-from .ops import field
+from .layout import BLOCK, GROUP, IDS, POSITIONS, Q4_GROUP, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE, SEGMENTS
+from .ops import BY_ID, BY_POSITION, field
 from .simd.words import (
     add,
     get_i64,
@@ -35,7 +35,7 @@ LOADS = {
     "f16": (2, load_f16, load_f16_some),
     "bf16": (2, load_bf16, load_bf16_some),
 }
-ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes", "scale", "by_position", "offset", "accumulate")
+ROW_FIELDS = ("w", "y", "ldy", "n", "groups", "block_bytes", "scale", "by", "offset", "accumulate")
 
 
 def lookup(op: str, copy: Callable) -> Callable:
@@ -43,12 +43,13 @@ def lookup(op: str, copy: Callable) -> Callable:
 
     What is added to y is copied into the thread's scratch first.
     """
-    W, Y, LDY, N, GROUPS, BLOCK_BYTES, SCALE, BY_POSITION, OFFSET, ACCUMULATE = (field(op, f) for f in ROW_FIELDS)
+    W, Y, LDY, N, GROUPS, BLOCK_BYTES, SCALE, BY, OFFSET, ACCUMULATE = (field(op, f) for f in ROW_FIELDS)
 
     @jit
     def one(row, context, thread, t, tokens):
         n, ld, scale, y = at(row, N), at(row, LDY), get_f32(row + SCALE), at(row, Y) + t * at(row, LDY) * 4
-        source = at(context, POSITIONS if at(row, BY_POSITION) != 0 else IDS)
+        by = at(row, BY)
+        source = at(context, IDS if by == BY_ID else POSITIONS if by == BY_POSITION else SEGMENTS)
         to = y
         if at(row, ACCUMULATE) != 0:
             to = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)

@@ -35,7 +35,14 @@ QUERY_TILE = 64  # tokens of one sequence that attention takes together, at most
 STATE = 80  # bytes of a query row's running sums, 16 lanes, and maximum; the rows of a chunk lie together
 
 
-BENDS = 128  # bytes of what bends scores: a slope for each query row, a cap, and the numbers 0 to 15
+# What bends scores: byte offsets of a slope for each query row, of the cap, of the numbers 0 to 15, then of int64:
+# the queries' rows in the table of distances, how far that reaches, and DeBERTa's terms (see `attention_bias.py`).
+SLOPE, CAPPED, NUMBERS, ROW_BIAS, REACH, ROW_TERMS, KEY_TERMS, TERMS_LD, INDEX, FACTOR = (
+    0, 32, 64, 128, 192, 200, 264, 272, 280, 288,
+)  # fmt: skip
+BENDS = 320  # bytes of all that
+LIMIT = 24  # bytes of a query row's limits: the first and the last position that it sees, and its own
+EDGE = 15  # entries that a table of distances repeats at both ends, so that any 16 neighbours can be read
 
 
 def kv_bytes(kv_dtype: str, head_dim: int) -> int:
@@ -50,18 +57,20 @@ def attention_scratch(rows: int, head_dim: int) -> int:
     """Bytes that a thread's attention needs for a tile of `rows` query rows: see `attention.places`."""
     rows, padded = rows + MAX_QUERY_ROWS, -(-head_dim // GROUP) * GROUP
     page = 4 * PAGE * (MAX_QUERY_ROWS + 2 * padded + padded // GROUP)  # scores, keys, values, their scales
-    return page + 16 * MAX_QUERY_ROWS + 64 + BENDS + rows * (8 * padded + STATE)
+    return page + LIMIT * MAX_QUERY_ROWS + 64 + BENDS + rows * (8 * padded + STATE)
 
 
 # The executor's context: byte offsets of its int64 fields.
 (
     PROGRAM, ROWS, THREADS, SYNC, SCRATCH, SCRATCH_STRIDE, YIELD, COUNTS, IDS, POSITIONS, SLOTS, PICKS, PAGES,
-    PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS, FIRSTS, NEXT, STATES,
-) = (8 * i for i in range(21))  # fmt: skip
-CONTEXT_FIELDS = 21
+    PAGES_STRIDE, TILES, STAMPS, PARTIALS, HEATS, FIRSTS, NEXT, STATES, SEGMENTS, ENDS, MEMORY_SLOTS, MEMORY_ENDS,
+) = (8 * i for i in range(25))  # fmt: skip
+CONTEXT_FIELDS = 25
 # COUNTS points at [tokens, wanted tokens, attention tiles, 1 for a small step, sequences]; TILES at pairs (first token,
 # tokens); FIRSTS at the first token of each sequence, NEXT at the token that follows each token in its sequence (-1
 # for none); STATES at the address of each slot's state; HEATS at a float32 for each wanted token, 1 / its temperature.
+# SEGMENTS: of each token; ENDS: the last position of its sequence; MEMORY_SLOTS, MEMORY_ENDS: the slot of what its
+# sequence attends to beside itself, and the last position there.
 # STAMPS is 0 or points at clocks [threads, ROWS + 1, 2]: when a thread began its share of each
 # row, and ended it; at ROWS, the end.
 

@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
-    "ACTIVATIONS", "ALWAYS", "BARRIER", "CACHES", "COUNT", "COUNTER", "KERNEL", "LARGE", "NEVER", "OPS", "PROBES",
-    "ROW", "TOKENS", "WANTED", "Op", "field",
+    "ACTIVATIONS", "ALWAYS", "BARRIER", "BY_ID", "BY_POSITION", "BY_SEGMENT", "CACHES", "CAUSAL", "COUNT", "COUNTER",
+    "KERNEL", "LARGE", "MEMORY", "NEVER", "OPS", "PROBES", "ROW", "TOKENS", "WANTED", "WHOLE", "Op", "field",
 ]  # fmt: skip
 
-ROW = 36
+ROW = 40
 KERNEL, BARRIER, COUNT, COUNTER = range(4)  # address of the kernel; when to meet after it; TOKENS or WANTED; work taken
+CAUSAL, WHOLE, MEMORY = range(3)  # what a token attends to: positions up to its own, all of its sequence, another one
 NEVER, ALWAYS, LARGE = range(3)  # kinds of barrier; LARGE: not in a small step (see `layout.SMALL`)
+BY_ID, BY_POSITION, BY_SEGMENT = range(3)  # which number of a token names its row in a table
 TOKENS, WANTED = 0, 1  # which count of the batch an op runs over: all tokens, or those whose logits are wanted
 
 
@@ -62,8 +64,8 @@ EXPERTS = "order:a? top_k?"
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        # y[t] (+)= scale * row token[t] of w; by_position: row position[t] + offset
-        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes scale:f by_position offset accumulate")
+        # y[t] (+)= scale * row token[t] of w; by: row position[t] + offset, or segment[t] + offset
+        *(_op(f"embed_{f}", "w:w y:a ldy n groups block_bytes scale:f by offset accumulate")
           for f in PLAIN + PACKED),
         # y[t] (+)= x[t] / rms(x[t]) * weight (+ bias), and as int8 groups where `records` is given; own: each thread
         # has its own y and records in a small step, one behind the other; layer_norm takes x less its mean
@@ -92,7 +94,12 @@ OPS: dict[str, Op] = {
         # small step it does what rope does, too
         # cap: scores become cap * tanh(scores / cap); slopes: of each head, times the distance, is added (ALiBi);
         # sinks: a score of each query head that has its share of the softmax, and no value
-        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a sinks:p?") for c in CACHES),
+        # sight: see CAUSAL; a window then reaches as far behind as before.  distances: for each query head what is
+        # added at distances -span..span, the ends repeated (see `layout.EDGE`), as logarithms to base 2
+        # q_terms, k_terms: scale * (q_terms[t] + k_terms[key's t]) is added, each at index[distance + span] of the
+        # head's `ldh` numbers (DeBERTa); distances are position seen - own one
+        *(_op(f"attention_{c}", f"{HEADS} y:a ldy scale:f window cap:f slopes:p records:a sinks:p? sight? "
+              "distances:p? span? q_terms:a? k_terms:a? ldr? ldh? index:p?") for c in CACHES),
         # y[t] = activation(gate[t]) (* up[t]), and as int8 groups where `records` is given; see ACTIVATIONS
         _op("activate", "gate:a up:a ldx y:a ldy n activation records:a groups"),
         # x[t] = x[t] within +-limit; soft: limit * tanh(x[t] / limit)
@@ -129,6 +136,8 @@ OPS: dict[str, Op] = {
         _op("wkv7_output", "y:a r:a k:a v:a gate:a ld r_k:p weight:p bias:p heads head_dim eps:f records:a"),
         # y[m] = x[wanted[m]]
         _op("gather", "x:a ldx y:a ldy n"),
+        # y[m] = the mean of x over the sequence that begins with token wanted[m]
+        _op("average", "x:a ldx y:a ldy n"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated
         _op("block_peaks", "x:a ldx n y:a ldy"),
         # y[m] = the TOP largest of x[m], falling, its two sums, the second by chunks; ids[m] = where they are

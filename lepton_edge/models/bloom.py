@@ -5,7 +5,7 @@ from dataclasses import replace
 from .alibi import bloom_slopes
 from .decoder import change_attention, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -16,7 +16,7 @@ NAMES = modules(
 )  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a BloomForCausalLM config."""
     if fields.flag("apply_residual_connection_post_layernorm", default=False):
         raise fields.unsupported("apply_residual_connection_post_layernorm", "false")

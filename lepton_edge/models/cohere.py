@@ -5,12 +5,12 @@ from typing import Any
 
 from .decoder import alternating, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read", "read_cohere2"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a CohereForCausalLM config."""
     norm = None
     if fields.flag("use_qk_norm", default=False):
@@ -18,7 +18,7 @@ def read(fields: Fields) -> DecoderSpec:
     return _read(fields, "cohere", dict(qk_norm=norm, qk_norm_over="heads"), dict(theta=500000.0))
 
 
-def read_cohere2(fields: Fields) -> DecoderSpec:
+def read_cohere2(fields: Fields) -> ModelSpec:
     """The spec of a Cohere2ForCausalLM config."""
     return _read(fields.with_default(head_dim=128), "cohere2", {}, dict(everywhere=False),
                  windows=alternating(4, "sliding_window_pattern"))  # fmt: skip
@@ -26,7 +26,7 @@ def read_cohere2(fields: Fields) -> DecoderSpec:
 
 def _read(
     fields: Fields, family: str, attention: dict[str, Any], rope: dict[str, Any], **options: Any
-) -> DecoderSpec:  # fmt: skip
+) -> ModelSpec:  # fmt: skip
     bias = fields.flag("attention_bias", default=False)
     return read_decoder(
         fields, family, norm=Norm(1e-5, "layer"), eps="layer_norm_eps", rope=dict(paired=True, **rope), tied=True,

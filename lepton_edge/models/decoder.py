@@ -6,7 +6,7 @@ from typing import Any
 
 from .fields import Fields
 from .rope import MAX_POSITIONS, RopeSpec, read_rope
-from .spec import HF_MODULES, Attention, DecoderSpec, FeedForward, Layer, Names, Norm
+from .spec import HF_MODULES, Attention, ModelSpec, FeedForward, Layer, Names, Norm
 
 __all__ = [
     "alternating", "change_attention", "modules", "read_activation", "read_decoder", "read_kinds", "scale_residuals",
@@ -41,13 +41,13 @@ def read_decoder(
     ffn: int | None = None,
     tied: bool = False,
     **model: Any,
-) -> DecoderSpec:
+) -> ModelSpec:
     """The spec of a decoder with Llama's field names.
 
     norm: its kind; `eps` names the field with its epsilon.  activation, ffn (0: as in the config), tied: the family's
     defaults.  rope: options of `read_ropes`; None for no rotary positions.  windows: reads the window of each layer
     (default: none).  attention, feed_forward: options of `Attention` and `FeedForward`, alike in all layers.  model:
-    those of `DecoderSpec`.  Raises ConfigError or UnsupportedModelError.
+    those of `ModelSpec`.  Raises ConfigError or UnsupportedModelError.
     """
     fields.refuse_quantized()
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
@@ -66,7 +66,7 @@ def read_decoder(
     width = fields.integer("intermediate_size", 1, MAX_WIDTH, default=ffn)
     following = FeedForward(width, read_activation(fields, activation), **(feed_forward or {}))
     low = fields.number(eps, low=1e-30, high=1.0, default=(norm or Norm()).eps)
-    return DecoderSpec(
+    return ModelSpec(
         family=family,
         vocab=fields.integer("vocab_size", 1, MAX_VOCAB),
         hidden=hidden,
@@ -133,7 +133,7 @@ def alternating(every: int, field: str | None = None) -> Windows:
     return windows
 
 
-def change_attention(spec: DecoderSpec, change: Callable[[int, Attention], Attention]) -> DecoderSpec:
+def change_attention(spec: ModelSpec, change: Callable[[int, Attention], Attention]) -> ModelSpec:
     """The spec with the attention of each layer changed."""
     layers = [
         replace(layer, mixer=change(i, layer.mixer)) if isinstance(layer.mixer, Attention) else layer
@@ -142,7 +142,7 @@ def change_attention(spec: DecoderSpec, change: Callable[[int, Attention], Atten
     return replace(spec, layers=tuple(layers))
 
 
-def scale_residuals(spec: DecoderSpec, scale: float) -> DecoderSpec:
+def scale_residuals(spec: ModelSpec, scale: float) -> ModelSpec:
     """The spec of a model that adds `scale` times what a mixer or a feed-forward says.
 
     All activations x are kept as x / scale: norms do not notice but for their epsilon, so nothing is to be computed.

@@ -2,14 +2,14 @@
 
 from .decoder import modules, read_decoder, read_kinds, windows_of
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
 NAMES = modules(attn_post_norm="post_attention_layernorm", ffn_post_norm="post_feedforward_layernorm")
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of an Exaone4ForCausalLM config."""
     norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-5))
     hybrid = fields.integer_or_null("sliding_window", 1, 1 << 24, default=4096) is not None

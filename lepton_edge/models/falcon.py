@@ -5,12 +5,12 @@ from dataclasses import replace
 from .alibi import bloom_slopes
 from .decoder import change_attention, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Names, Norm
+from .spec import ModelSpec, Names, Norm
 
 __all__ = ["read"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a FalconForCausalLM config."""
     fields = fields.renamed(
         num_key_value_heads="num_kv_heads", hidden_act="activation", intermediate_size="ffn_hidden_size"

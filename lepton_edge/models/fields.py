@@ -139,6 +139,14 @@ class Fields:
             raise self.error(name, f"a list of {length} ones and zeros")
         return [bool(value) for value in values]
 
+    def numbered(self, name: str, most: int) -> tuple[str, ...]:
+        """An object {"0": text, "1": text, ...} of at most so many entries, without a gap, as a tuple."""
+        held = self.child(name)._values
+        found = tuple(held.get(str(i)) for i in range(min(len(held), most)))
+        if len(held) > most or not found or not all(isinstance(text, str) for text in found):
+            raise self.error(name, f'an object {{"0": "…", "1": "…"}} of at most {most} strings, without a gap')
+        return found  # type: ignore[return-value]  # all are strings
+
     def items(self, name: str, default: list[Any]) -> list[Any]:
         """A list of anything."""
         value = self._present(name, default)

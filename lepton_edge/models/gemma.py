@@ -6,7 +6,7 @@ from typing import Any
 
 from .decoder import alternating, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read", "read_gemma2", "read_gemma3"]
 
@@ -17,7 +17,7 @@ AROUND = modules(
 )  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a GemmaForCausalLM config."""
     # The first configs say `gelu` and mean its approximation; transformers 5 does not read the newer hidden_activation.
     act = fields.text("hidden_act", default=GELU)
@@ -27,12 +27,12 @@ def read(fields: Fields) -> DecoderSpec:
     return _read(fields.assuming(hidden_act=act), "gemma", {})
 
 
-def read_gemma2(fields: Fields) -> DecoderSpec:
+def read_gemma2(fields: Fields) -> ModelSpec:
     """The spec of a Gemma2ForCausalLM config."""
     return _read_around(fields, "gemma2", {}, caps=(50.0, 30.0), windows=alternating(2))
 
 
-def read_gemma3(fields: Fields) -> DecoderSpec:
+def read_gemma3(fields: Fields) -> ModelSpec:
     """The spec of a Gemma3ForCausalLM config; transformers ignores a cap of its scores."""
     if fields.has("attn_logit_softcapping"):
         raise fields.unsupported("attn_logit_softcapping", "null")
@@ -45,7 +45,7 @@ def read_gemma3(fields: Fields) -> DecoderSpec:
 def _read_around(
     fields: Fields, family: str, attention: dict[str, Any], caps: tuple[float | None, float | None] = (None, None),
     **options: Any,
-) -> DecoderSpec:  # fmt: skip
+) -> ModelSpec:  # fmt: skip
     """What the newer two share: norms on both sides, a scale of the scores, caps of scores and logits."""
     fields = fields.renamed(hidden_act="hidden_activation")
     scale = fields.number("query_pre_attn_scalar", low=1e-6, high=1e9, default=256.0) ** -0.5
@@ -55,7 +55,7 @@ def _read_around(
                  logit_cap=logit_cap, **options)  # fmt: skip
 
 
-def _read(fields: Fields, family: str, attention: dict[str, Any], **options: Any) -> DecoderSpec:
+def _read(fields: Fields, family: str, attention: dict[str, Any], **options: Any) -> ModelSpec:
     """What the three share: weights of norms less one, a scaled embedding, a gated gelu, one table."""
     if fields.flag("use_bidirectional_attention", default=False):
         raise fields.unsupported("use_bidirectional_attention", "false")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..checkpoint.stored import Stored
 from .decoder import change_attention, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Names, Norm
+from .spec import ModelSpec, Names, Norm
 
 __all__ = ["FIELDS", "names_of", "read", "read_bigcode"]
 
@@ -24,7 +24,7 @@ def names_of(**others: str) -> Names:
     return modules("transformer.h.{layer}.", **names | others)
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a GPT2LMHeadModel config; its matrices are stored as [inputs, outputs]."""
     spec = _read(fields, "gpt2", "gelu_new", "joined")
     names = replace(names_of(), stored=dict.fromkeys(("qkv", "o", "up", "down"), Stored(transposed=True)))
@@ -33,14 +33,14 @@ def read(fields: Fields) -> DecoderSpec:
     return replace(spec, names=names)
 
 
-def read_bigcode(fields: Fields) -> DecoderSpec:
+def read_bigcode(fields: Fields) -> ModelSpec:
     """The spec of a GPTBigCodeForCausalLM config."""
     if fields.flag("multi_query", default=True):
         return _read(fields.assuming(num_key_value_heads=1), "gpt_bigcode", "gelu_pytorch_tanh", "joined")
     return _read(fields.without("num_key_value_heads"), "gpt_bigcode", "gelu_pytorch_tanh", "grouped")
 
 
-def _read(fields: Fields, family: str, activation: str, layout: str) -> DecoderSpec:
+def _read(fields: Fields, family: str, activation: str, layout: str) -> ModelSpec:
     if fields.flag("add_cross_attention", default=False):
         raise fields.unsupported("add_cross_attention", "false")
     fields = fields.renamed(**FIELDS)

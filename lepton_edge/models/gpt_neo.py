@@ -5,7 +5,7 @@ from dataclasses import replace
 from .decoder import change_attention, read_decoder
 from .fields import Fields
 from .gpt2 import names_of
-from .spec import Attention, DecoderSpec, Norm
+from .spec import Attention, ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -13,7 +13,7 @@ NAMES = names_of(q="attn.attention.q_proj", k="attn.attention.k_proj", v="attn.a
                  o="attn.attention.out_proj")  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a GPTNeoForCausalLM config."""
     fields = fields.renamed(num_hidden_layers="num_layers", num_attention_heads="num_heads",
                             hidden_act="activation_function")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from .decoder import modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -13,7 +13,7 @@ NAMES = modules(
 )  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a GPTNeoXForCausalLM config."""
     for name, own in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
         if fields.has(name) and not fields.has(own):  # transformers takes its default then

@@ -6,7 +6,7 @@ from ..checkpoint.stored import Stored
 from .decoder import modules, read_decoder, read_kinds, windows_of
 from .fields import Fields
 from .mixtures import read_experts, with_experts
-from .spec import DecoderSpec, Names, Norm
+from .spec import ModelSpec, Names, Norm
 
 __all__ = ["read"]
 
@@ -19,7 +19,7 @@ DEFAULTS = dict(head_dim=64, num_key_value_heads=8, num_local_experts=128, num_e
 YARN = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a GptOssForCausalLM config."""
     for name, value in (("swiglu_limit", 7.0), ("swiglu_alpha", 1.702)):
         if fields.number(name, low=0.0, high=1e6, default=value) != value:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from .decoder import MAX_WIDTH, modules, read_decoder
 from .fields import Fields
 from .recurrent import ShortConv
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -17,7 +17,7 @@ NAMES = modules(
 )  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of an Lfm2ForCausalLM config; the first releases call some of its fields otherwise."""
     for usual, older in (("intermediate_size", "block_ff_dim"), ("tie_word_embeddings", "tie_embedding")):
         fields = fields.renamed(**{usual: older}) if fields.has(older) else fields

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from .decoder import read_decoder, scale_residuals
 from .fields import Fields
-from .spec import DecoderSpec
+from .spec import ModelSpec
 
 __all__ = ["read", "read_minicpm"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a LlamaForCausalLM config: biases on all attention or all feed-forward weights, if any."""
     attention = fields.flag("attention_bias", default=False)
     return read_decoder(
@@ -21,7 +21,7 @@ def read(fields: Fields) -> DecoderSpec:
     )
 
 
-def read_minicpm(fields: Fields) -> DecoderSpec:
+def read_minicpm(fields: Fields) -> ModelSpec:
     """MiniCPM (arXiv:2404.06395): the embedding, residuals and logits are scaled."""
     if fields.integer("num_experts", 0, 4096, default=0):
         raise fields.unsupported("num_experts", "0")

@@ -6,7 +6,7 @@ from .decoder import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from .fields import Fields
 from .recurrent import Mamba, Mamba2
 from .rope import MAX_POSITIONS
-from .spec import Block, DecoderSpec, Layer, Names, Norm
+from .spec import Block, ModelSpec, Layer, Names, Norm
 
 __all__ = ["read", "read2"]
 
@@ -27,7 +27,7 @@ NAMES = Names({
 })  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a MambaForCausalLM config."""
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
     rank = fields.integer_or("time_step_rank", "auto", 1, MAX_WIDTH, default=-(-hidden // 16))
@@ -42,7 +42,7 @@ def read(fields: Fields) -> DecoderSpec:
     return _spec(fields, "mamba", hidden, mixer, tied=True)
 
 
-def read2(fields: Fields) -> DecoderSpec:
+def read2(fields: Fields) -> ModelSpec:
     """The spec of a Mamba2ForCausalLM config."""
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
     heads = fields.integer("num_heads", 1, MAX_HEADS, default=128)
@@ -72,12 +72,12 @@ def read2(fields: Fields) -> DecoderSpec:
     return _spec(fields, "mamba2", hidden, mixer, tied=False)
 
 
-def _spec(fields: Fields, family: str, hidden: int, mixer: Block, *, tied: bool) -> DecoderSpec:
+def _spec(fields: Fields, family: str, hidden: int, mixer: Block, *, tied: bool) -> ModelSpec:
     """What both have.  A state has no positions, so nothing but counting them bounds the context."""
     fields.refuse_quantized()
     if fields.text("hidden_act", default="silu") not in ("silu", "swish"):
         raise fields.unsupported("hidden_act", "silu")
-    return DecoderSpec(
+    return ModelSpec(
         family=family,
         vocab=fields.integer("vocab_size", 1, MAX_VOCAB),
         hidden=hidden,

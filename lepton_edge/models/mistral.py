@@ -4,7 +4,7 @@ stretched positions, and queries that grow with them."""
 from .decoder import read_decoder, read_kinds, windows_of
 from .fields import Fields
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read", "read_ministral", "read_ministral3"]
 
@@ -14,17 +14,17 @@ YARN = {
 }  # Ministral 3's, where a config says nothing  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a MistralForCausalLM config."""
     return read_decoder(fields, "mistral", rope={}, windows=_windows)
 
 
-def read_ministral(fields: Fields) -> DecoderSpec:
+def read_ministral(fields: Fields) -> ModelSpec:
     """The spec of a MinistralForCausalLM config."""
     return read_decoder(fields, "ministral", rope={}, windows=_ministral_windows)
 
 
-def read_ministral3(fields: Fields) -> DecoderSpec:
+def read_ministral3(fields: Fields) -> ModelSpec:
     """The spec of a Ministral3ForCausalLM config."""
     fields = fields.with_default(head_dim=128)
     if not fields.has("rope_scaling"):

@@ -4,7 +4,7 @@ from .decoder import modules, read_decoder
 from .fields import Fields
 from .mixtures import read_experts, with_experts
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -14,7 +14,7 @@ NAMES = modules(
 )
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a MixtralForCausalLM config."""
     fields = fields.with_default(num_local_experts=8, num_experts_per_tok=2)
     spec = read_decoder(fields, "mixtral", norm=Norm(1e-5), rope=dict(theta=1e6), windows=_windows, names=NAMES)

@@ -6,7 +6,7 @@ from typing import Any
 
 from .decoder import MAX_WIDTH, read_activation
 from .fields import Fields
-from .spec import DecoderSpec, Experts
+from .spec import ModelSpec, Experts
 
 __all__ = ["read_experts", "sparse_layers", "with_experts"]
 
@@ -40,7 +40,7 @@ def sparse_layers(fields: Fields, layers: int) -> set[int]:
     return {i for i in range(layers) if (i + 1) % step == 0} - set(dense)
 
 
-def with_experts(spec: DecoderSpec, experts: Experts, where: Container[int] | None = None) -> DecoderSpec:
+def with_experts(spec: ModelSpec, experts: Experts, where: Container[int] | None = None) -> ModelSpec:
     """The spec with these experts as feed-forward of some layers, or of all."""
     layers = [
         replace(layer, feed_forward=experts) if where is None or i in where else layer

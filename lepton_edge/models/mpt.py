@@ -5,7 +5,7 @@ from dataclasses import replace
 from .alibi import mpt_slopes
 from .decoder import change_attention, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -17,7 +17,7 @@ NAMES = modules(
 NORMS = "low_precision_layernorm", "layernorm"  # the same but for the precision
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of an MptForCausalLM config, with the meaning of the authors' own code, MPTForCausalLM.
 
     transformers runs all of them with ALiBi and without biases and a factor of the logits.

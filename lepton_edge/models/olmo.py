@@ -5,12 +5,12 @@ from typing import Any
 
 from .decoder import alternating, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read", "read_olmo2", "read_olmo3"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of an OlmoForCausalLM config."""
     bias = fields.flag("attention_bias", default=False)
     clip = fields.number_or_null("clip_qkv", 1e-9, 1e9, None) or 0.0
@@ -20,12 +20,12 @@ def read(fields: Fields) -> DecoderSpec:
     )  # fmt: skip
 
 
-def read_olmo2(fields: Fields) -> DecoderSpec:
+def read_olmo2(fields: Fields) -> ModelSpec:
     """The spec of an Olmo2ForCausalLM config."""
     return _read_after(fields, "olmo2")
 
 
-def read_olmo3(fields: Fields) -> DecoderSpec:
+def read_olmo3(fields: Fields) -> ModelSpec:
     """The spec of an Olmo3ForCausalLM config; only layers of full attention stretch their positions."""
     theta = fields.number("rope_theta", low=2.0, high=1e18, default=5e5)
     if theta != 5e5 and not fields.has("rope_parameters"):  # transformers takes it for layers without a window only
@@ -36,7 +36,7 @@ def read_olmo3(fields: Fields) -> DecoderSpec:
     )
 
 
-def _read_after(fields: Fields, family: str, **options: Any) -> DecoderSpec:
+def _read_after(fields: Fields, family: str, **options: Any) -> ModelSpec:
     norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-5))
     bias = fields.flag("attention_bias", default=False)
     names = modules(attn_post_norm="post_attention_layernorm", ffn_post_norm="post_feedforward_layernorm")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from .decoder import MAX_WIDTH, modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
@@ -17,7 +17,7 @@ NAMES = modules(
 )  # fmt: skip
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of an OPTForCausalLM config."""
     fields = fields.renamed(intermediate_size="ffn_dim", hidden_act="activation_function")
     bias, affine = fields.flag("enable_bias", default=True), fields.flag("layer_norm_elementwise_affine", default=True)

@@ -4,12 +4,12 @@ with joined weights and long rotary positions."""
 from .decoder import modules, read_decoder
 from .fields import Fields
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read", "read_phi3"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a PhiForCausalLM config."""
     norm = Norm(fields.number("layer_norm_eps", low=1e-30, high=1.0, default=1e-5), "layer", bias=True)
     qk_norm = norm if fields.flag("qk_layernorm", default=False) else None
@@ -24,7 +24,7 @@ def read(fields: Fields) -> DecoderSpec:
     )  # fmt: skip
 
 
-def read_phi3(fields: Fields) -> DecoderSpec:
+def read_phi3(fields: Fields) -> ModelSpec:
     """The spec of a Phi3ForCausalLM config."""
     names = modules(qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj")
     return read_decoder(

@@ -3,12 +3,12 @@
 from .decoder import read_decoder, read_kinds
 from .fields import Fields
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec
+from .spec import ModelSpec
 
 __all__ = ["read", "windows"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a Qwen2ForCausalLM config."""
     return read_decoder(fields, "qwen2", rope={}, windows=windows, attention=dict(qkv_bias=True))
 

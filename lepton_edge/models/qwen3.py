@@ -3,12 +3,12 @@
 from .decoder import read_decoder
 from .fields import Fields
 from .qwen2 import windows
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a Qwen3ForCausalLM config."""
     bias = fields.flag("attention_bias", default=False)
     norm = Norm(fields.number("rms_norm_eps", low=1e-30, high=1.0, default=1e-6))

@@ -6,14 +6,14 @@ from .decoder import MAX_WIDTH, read_decoder, read_kinds, windows_of
 from .fields import Fields
 from .mixtures import read_experts, sparse_layers, with_experts
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Experts, Norm
+from .spec import ModelSpec, Experts, Norm
 
 __all__ = ["read_qwen2_moe", "read_qwen3_moe"]
 
 EPS = dict(low=1e-30, high=1.0, default=1e-6)
 
 
-def read_qwen2_moe(fields: Fields) -> DecoderSpec:
+def read_qwen2_moe(fields: Fields) -> ModelSpec:
     """The spec of a Qwen2MoeForCausalLM config."""
     shared = fields.integer("shared_expert_intermediate_size", 1, MAX_WIDTH, default=5632)
     spec = read_decoder(
@@ -25,7 +25,7 @@ def read_qwen2_moe(fields: Fields) -> DecoderSpec:
     return with_experts(spec, experts, sparse_layers(fields, len(spec.layers)))
 
 
-def read_qwen3_moe(fields: Fields) -> DecoderSpec:
+def read_qwen3_moe(fields: Fields) -> ModelSpec:
     """The spec of a Qwen3MoeForCausalLM config."""
     bias, norm = fields.flag("attention_bias", default=False), Norm(fields.number("rms_norm_eps", **EPS))
     if fields.has("num_local_experts"):  # transformers 5 writes that name

@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
+    bert,
     bloom,
     cohere,
     exaone4,
@@ -38,13 +39,18 @@ from . import (
     starcoder2,
 )
 from .fields import Fields
-from .spec import DecoderSpec
+from .spec import ModelSpec
 
 __all__ = ["families", "register", "spec_from_config", "spec_of"]
 
 ENTRY_POINTS = "lepton_edge.families"
 
-READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
+READERS: dict[str, Callable[[Fields], ModelSpec]] = {
+    "BertForMaskedLM": bert.read_mask,
+    "BertForQuestionAnswering": bert.read_answers,
+    "BertForSequenceClassification": bert.read_classes,
+    "BertForTokenClassification": bert.read_tokens,
+    "BertModel": bert.read,
     "BloomForCausalLM": bloom.read,
     "Cohere2ForCausalLM": cohere.read_cohere2,
     "CohereForCausalLM": cohere.read,
@@ -90,7 +96,7 @@ READERS: dict[str, Callable[[Fields], DecoderSpec]] = {
 }
 
 
-def register(architecture: str, read: Callable[[Fields], DecoderSpec]) -> None:
+def register(architecture: str, read: Callable[[Fields], ModelSpec]) -> None:
     """Teach this process another architecture: `read` makes a spec of a config's fields.
 
     A package does the same for every process with an entry point of the group `lepton_edge.families`, whose name is the
@@ -106,7 +112,7 @@ def families() -> list[str]:
     return sorted({*READERS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
-def spec_from_config(config: Mapping[str, Any], where: str) -> DecoderSpec:
+def spec_from_config(config: Mapping[str, Any], where: str) -> ModelSpec:
     """The model that a parsed config.json describes; `where` is the file's path, for messages.
 
     Raises ConfigError for a value that is wrong, and UnsupportedModelError for a sound config of another architecture
@@ -141,7 +147,7 @@ def _nearest(architecture: str) -> list[str]:
     return [names[near] for near in get_close_matches(stem(architecture), names, 3, 0.0)]
 
 
-def spec_of(checkpoint: Checkpoint) -> DecoderSpec:
+def spec_of(checkpoint: Checkpoint) -> ModelSpec:
     """The model in an open folder, all of whose tensors have been found there with the right shapes.
 
     Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.

@@ -6,7 +6,7 @@ from .decoder import MAX_HEAD_DIM, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, modules
 from .fields import Fields
 from .recurrent import ChannelMix4, ChannelMix7, TimeMix4, TimeMix7
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Layer, Names, Norm
+from .spec import ModelSpec, Layer, Names, Norm
 
 __all__ = ["read4", "read7"]
 
@@ -25,7 +25,7 @@ NAMES_7 = modules(
 )  # fmt: skip
 
 
-def read4(fields: Fields) -> DecoderSpec:
+def read4(fields: Fields) -> ModelSpec:
     """The spec of a RwkvForCausalLM config.
 
     `rescale_every` is not read: halving activations now and then only keeps half floats from overflowing.
@@ -39,7 +39,7 @@ def read4(fields: Fields) -> DecoderSpec:
     return _spec(fields, "rwkv", hidden, layers, LAYER_NORM, NAMES_4)
 
 
-def read7(fields: Fields) -> DecoderSpec:
+def read7(fields: Fields) -> ModelSpec:
     """The spec of an RWKV7ForCausalLM config."""
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
     head_dim = fields.integer("head_dim", 1, MAX_HEAD_DIM, default=64)
@@ -69,10 +69,10 @@ def read7(fields: Fields) -> DecoderSpec:
 
 def _spec(
     fields: Fields, family: str, hidden: int, layers: tuple[Layer, ...], norm: Norm, names: Names
-) -> DecoderSpec:  # fmt: skip
+) -> ModelSpec:  # fmt: skip
     """What both have.  A state has no positions, so nothing but counting them bounds the context."""
     fields.refuse_quantized()
-    return DecoderSpec(
+    return ModelSpec(
         family, fields.integer("vocab_size", 1, MAX_VOCAB), hidden, layers, MAX_POSITIONS, norm,
         tied=fields.flag("tie_word_embeddings", default=False), embed_norm=True, names=names,
     )  # fmt: skip

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from .decoder import change_attention, read_decoder, read_kinds, windows_of
 from .fields import Fields
-from .spec import Attention, DecoderSpec
+from .spec import Attention, ModelSpec
 
 __all__ = ["read"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a SmolLM3ForCausalLM config."""
     bias = fields.flag("attention_bias", default=False)
     spec = read_decoder(

@@ -1,19 +1,24 @@
-"""What a decoder is, in plain values: all that the program builder, the quantizer and `lepton inspect` read.
+"""What a model is, in plain values: all that the program builder, the quantizer and `lepton inspect` read.
 
 A model is a stack of layers, and a layer is a *mixer*, which lets tokens see each other, and a *feed-forward*, which
 works on each token by itself.  Each kind of the two is a small class here, with a file of the same name that lowers it
 in `program/blocks/`.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint.stored import Stored
 from .rope import RopeSpec
 
 __all__ = [
-    "HF_MODULES", "Attention", "Block", "DecoderSpec", "Experts", "FeedForward", "Layer", "Names", "Norm", "Parts",
+    "HF_MODULES", "Attention", "Block", "Disentangled", "Distances", "Experts", "FeedForward", "Head", "Layer",
+    "ModelSpec", "Names", "Norm", "Parts",
 ]  # fmt: skip
 
 HF_MODULES: Mapping[str, str] = {
@@ -99,6 +104,57 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """A learned number for each head and bucket of distances is added to scores (arXiv:1910.10683, section 2.1).
+
+    Distances from `reach` on share the last bucket.  both: half of the buckets are for what comes later.
+    """
+
+    buckets: int = 32
+    reach: int = 128
+    both: bool = True
+
+    def bucket(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The buckets of distances, position seen - own one; in float32 where the boundaries are computed so."""
+        count = self.buckets // 2 if self.both else self.buckets
+        away = np.abs(distances) if self.both else np.maximum(-distances, 0)
+        exact = count // 2
+        part = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+            math.log(self.reach / exact)
+        )
+        far = np.minimum(exact + (part * np.float32(count - exact)).astype(np.int64), count - 1)
+        found: NDArray[np.int64] = np.where(away < exact, away, far)
+        return found + np.where(distances > 0, count, 0) if self.both else found
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """Scores have two more terms: what the query says of the distance, and what the key says of it (arXiv:2006.03654).
+
+    A table `rel` [2 * buckets, hidden], normed by `rel_norm` where `norm` is given, goes through the weights of k for
+    the first term (`query`), through those of q for the second (`key`).  reach: where it is above 0, distances beyond
+    half of the buckets share buckets by their logarithms, up to about there.
+    """
+
+    buckets: int
+    reach: int = 0
+    query: bool = True
+    key: bool = True
+    norm: Norm | None = None
+
+    def index(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the table for distances, own position - the one seen (DeBERTa-v2's `make_log_bucket_position`)."""
+        away, middle = np.abs(distances), self.buckets // 2
+        rows = distances
+        if self.reach:
+            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / math.log((self.reach - 1) / middle)
+            far = np.ceil(part * np.float32(middle - 1)) + middle
+            rows = np.where(away <= middle, distances, far * np.sign(distances)).astype(np.int64)
+        found: NDArray[np.int64] = np.clip(rows + self.buckets, 0, 2 * self.buckets - 1)
+        return found
+
+
+@dataclass(frozen=True)
 class Attention:
     """A mixer: attention of `heads` query heads that share `kv_heads` key and value heads.
 
@@ -113,9 +169,11 @@ class Attention:
     that takes its share of the softmax, and no value (arXiv:2309.17453).
     growth: q at position p is multiplied by 1 + growth * ln(1 + p // growth_every) (arXiv:2501.19399, as Llama 4 and
     Ministral 3 have it); not with norms of heads, which would take it back.  0 for none.
+    sight: what a token sees: `causal`, positions up to its own; `whole`, its whole sequence, with a window as many
+    positions behind as before; `memory`, what an encoder has left.  prefix: of the parts' names.
     """
 
-    PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm")  # never packed, whatever their shape
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm", "distances", "rel")  # never packed
 
     heads: int
     kv_heads: int
@@ -134,6 +192,10 @@ class Attention:
     sinks: bool = False
     growth: float = 0.0
     growth_every: int = 1
+    sight: str = "causal"
+    distances: Distances | None = None
+    disentangled: Disentangled | None = None
+    prefix: str = ""
 
     @property
     def group(self) -> int:
@@ -146,7 +208,7 @@ class Attention:
         rows = {"q": query, "k": key, "v": key} if self.layout == "apart" else {"qkv": query + 2 * key}
         parts: Parts = {}
         for part, outputs in rows.items():
-            parts |= linear(part, outputs, hidden, self.qkv_bias)
+            parts |= linear(self.prefix + part, outputs, hidden, self.qkv_bias)
         if self.qk_norm is not None:
             for part, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
                 if self.qk_norm_over == "heads":
@@ -157,7 +219,13 @@ class Attention:
                     parts |= self.qk_norm.parts(part, self.head_dim * (heads if self.qk_norm_over == "all" else 1))
         if self.sinks:
             parts["sinks"] = (self.heads,)
-        return parts | linear("o", hidden, query, self.o_bias)
+        if self.distances is not None:
+            parts["distances"] = (self.distances.buckets, self.heads)
+        if self.disentangled is not None:
+            parts["rel"] = (2 * self.disentangled.buckets, hidden)
+            if self.disentangled.norm is not None:
+                parts |= self.disentangled.norm.parts("rel_norm", hidden)
+        return parts | linear(self.prefix + "o", hidden, query, self.o_bias)
 
 
 @dataclass(frozen=True)
@@ -242,7 +310,7 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)) where there is one, unless `DecoderSpec` says
+    """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)) where there is one, unless `ModelSpec` says
     otherwise."""
 
     mixer: Block
@@ -250,9 +318,46 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class DecoderSpec:
-    """A decoder. All sizes have been checked.
+class Head:
+    """What a model gives besides the next token: `outputs` numbers of each token, or of a sequence.
 
+    kind: `classes`, `tokens` (classes of each token), `span` (where an answer begins and ends) or `mask` (the token in
+    a masked place).  pool: whose state is read: `each` token's, the `first` one's, the `last` one's, or their `mean`.
+    dense: the activation of a dense layer before the output, `dense_width` wide (0: as the model), normed then if
+    `dense_norm`; "" for none.  tied: the output's weight is the embedding table.  bias, dense_bias: whether there is one.
+    labels: of the outputs.  several: labels do not exclude each other.
+    """
+
+    outputs: int
+    kind: str
+    pool: str = "each"
+    dense: str = ""
+    dense_width: int = 0
+    dense_bias: bool = True
+    dense_norm: bool = False
+    tied: bool = False
+    bias: bool = True
+    labels: tuple[str, ...] = ()
+    several: bool = False
+
+    def parts(self, hidden: int, norm: Norm) -> Parts:
+        """The tensors of the head."""
+        parts, width = Parts(), hidden
+        if self.dense:
+            width = self.dense_width or hidden
+            parts |= linear("head_dense", width, hidden, self.dense_bias)
+            if self.dense_norm:
+                parts |= norm.parts("head_norm", width)
+        parts |= {} if self.tied else {"head": (self.outputs, width)}
+        return parts | ({"head.bias": (self.outputs,)} if self.bias else {})
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model. All sizes have been checked.
+
+    causal: a decoder, which gives logits of the next token.  Else an encoder: a sequence is computed whole, and gives
+    the hidden states of its tokens, and what `head` says of them.
     tied: the output head is the embedding table, and the checkpoint need not have `head`.
     embed_scale, logit_scale: factors of the embedding and of the logits.  logit_cap: as `Attention.cap`.
     embed_norm: the embedding is normed.  embed_width: it is that wide and projected to `hidden`, and back at the end.
@@ -261,6 +366,10 @@ class DecoderSpec:
     the sum then (arXiv:1706.03762).
     parallel: mixer and feed-forward both read the layer's input: through one norm, or each through its own (2).
     final_norm: whether there is one before the head.
+    segments: rows of a table of learned segments (token types), 0 for none.
+    sinusoids: positions are not learned but computed: `halves`, sines of all frequencies and then cosines.
+    embed_first: positions, segments and norm of the embedding come before it is projected.  embed_bias: of that.
+    first_norm: whether the first layer's mixer has a norm before it.
     """
 
     family: str
@@ -283,6 +392,13 @@ class DecoderSpec:
     norm_sum: bool = False
     parallel: int = 0
     final_norm: bool = True
+    causal: bool = True
+    head: Head | None = None
+    segments: int = 0
+    sinusoids: str = ""
+    embed_first: bool = False
+    embed_bias: bool = False
+    first_norm: bool = True
     names: Names = field(default_factory=Names, repr=False, hash=False)
 
     @property
@@ -320,14 +436,15 @@ class DecoderSpec:
         for name, part in (("attn", layer.mixer), ("ffn", layer.feed_forward)):
             if part is None:
                 continue
-            if self.norm_sum or (self.norm_before and not (name == "ffn" and self.parallel == 1)):
+            first = i == 0 and name == "attn" and not self.first_norm
+            if self.norm_sum or (self.norm_before and not first and not (name == "ffn" and self.parallel == 1)):
                 parts |= self.norm.parts(f"{name}_norm", self.hidden)
             parts |= part.parts(self.hidden)
             if self.norm_after:
                 parts |= self.norm.parts(f"{name}_post_norm", self.hidden)
         return parts
 
-    def with_tensors(self, stored: Collection[str]) -> "DecoderSpec":
+    def with_tensors(self, stored: Collection[str]) -> "ModelSpec":
         """The same model with its tensors named as they are stored, as transformers 5 finds them.
 
         A checkpoint of the bare model lacks the names' first word. A tied model may store its one table under the
@@ -337,7 +454,7 @@ class DecoderSpec:
         names = self.names
         if names.name("embed") not in stored and names.without_prefix().name("embed") in stored:
             names = names.without_prefix()
-        if not self.tied or names.name("head") not in stored:
+        if not self.causal or not self.tied or names.name("head") not in stored:
             return replace(self, names=names)
         if names.name("embed") in stored:
             return replace(self, names=names, tied=False)
@@ -351,18 +468,23 @@ class DecoderSpec:
         """Every part with its layer, or None, and its shape."""
         width = self.embed_width or self.hidden
         found: Parts = {"embed": (self.vocab, width)}
-        if self.positions:
-            found["positions"] = (self.positions, self.hidden)
+        inner = width if self.embed_first else self.hidden
+        if self.positions and not self.sinusoids:
+            found["positions"] = (self.positions, inner)
+        if self.segments:
+            found["segments"] = (self.segments, inner)
         if self.embed_width:
-            found |= linear("project_in", self.hidden, width) | linear("project_out", width, self.hidden)
+            found |= linear("project_in", self.hidden, width, self.embed_bias)
+            found |= linear("project_out", width, self.hidden) if self.causal else {}
         if self.embed_norm:
-            found |= self.norm.parts("embed_norm", self.hidden)
+            found |= self.norm.parts("embed_norm", inner)
         if self.final_norm:
             found |= self.norm.parts("final_norm", self.hidden)
-        if not self.tied:
-            found["head"] = (self.vocab, width)
-        if self.head_bias:
-            found["head.bias"] = (self.vocab,)
+        if self.head is not None:
+            found |= self.head.parts(self.hidden, self.norm)
+        elif self.causal:
+            found |= {} if self.tied else {"head": (self.vocab, width)}
+            found |= {"head.bias": (self.vocab,)} if self.head_bias else {}
         parts: dict[tuple[str, int | None], tuple[int, ...]] = {(part, None): shape for part, shape in found.items()}
         for i in range(len(self.layers)):
             parts |= {(part, i): shape for part, shape in self.layer_parts(i).items()}

@@ -3,12 +3,12 @@ each head of q and k."""
 
 from .decoder import modules, read_decoder
 from .fields import Fields
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a StableLmForCausalLM config."""
     eps = fields.number("layer_norm_eps", low=1e-30, high=1.0, default=1e-5)
     qk_norm = Norm(eps, "layer") if fields.flag("qk_layernorm", default=False) else None

@@ -3,12 +3,12 @@
 from .decoder import modules, read_decoder
 from .fields import Fields
 from .rope import MAX_POSITIONS
-from .spec import DecoderSpec, Norm
+from .spec import ModelSpec, Norm
 
 __all__ = ["read"]
 
 
-def read(fields: Fields) -> DecoderSpec:
+def read(fields: Fields) -> ModelSpec:
     """The spec of a Starcoder2ForCausalLM config."""
     bias = fields.flag("use_bias", default=True)
     return read_decoder(

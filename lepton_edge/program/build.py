@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError, UnsupportedModelError
 from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, TOP, summary_sizes
-from ..kernels.ops import ALWAYS, LARGE, NEVER, TOKENS, WANTED
+from ..kernels.ops import ACTIVATIONS, ALWAYS, BY_ID, BY_POSITION, BY_SEGMENT, LARGE, NEVER, TOKENS, WANTED
 from ..models.rope import RopeSpec
-from ..models.spec import DecoderSpec, Norm
+from ..models.spec import Head, ModelSpec, Norm
 from ..quant.formats import get_format
-from .blocks import BLOCKS
+from .blocks import BLOCKS, Block
 from .low_rank import LowRank
 from .recurrent import blocked
 from .table import Buffer, Program, Row, pad
@@ -24,13 +24,13 @@ from .table import Buffer, Program, Row, pad
 if TYPE_CHECKING:
     from ..adapters.delta import Adapter, Delta
 
-__all__ = ["Builder", "build_decoder"]
+__all__ = ["Builder", "build_program"]
 
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def build_decoder(
-    spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int, adapter: "Adapter | None" = None
+def build_program(
+    spec: ModelSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int, adapter: "Adapter | None" = None
 ) -> Program:
     """The program of a decoder, as an adapter changes it.
 
@@ -45,7 +45,7 @@ class Builder:
     """A program in the making: what the parts of a model and its blocks (`blocks/`) are written with."""
 
     def __init__(
-        self, spec: DecoderSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int,
+        self, spec: ModelSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int,
         adapter: "Adapter | None" = None,
     ) -> None:  # fmt: skip
         """Takes the model as the adapter changes it."""
@@ -68,8 +68,13 @@ class Builder:
         self.embed()
         for i in range(len(self.spec.layers)):
             self.layer(i)
-        self.head()
-        self.summary()
+        if self.spec.causal:
+            self.language_head()
+            self.summary()
+        else:
+            self.states()
+            if self.spec.head is not None:
+                self.head(self.spec.head)
         return self.program
 
     # -- parts of the model ---------------------------------------------------------------------------------
@@ -82,21 +87,31 @@ class Builder:
         self.look_up("embed", y, scale=spec.embed_scale)
         if delta := self.delta("embed"):
             self.low_rank.look_up(delta, self.use_weight("embed"), y, spec.embed_scale)
+        if spec.embed_first:
+            self.positions(y)
         if spec.embed_width:
             self.quantize("embed", y, [self.use_weight("project_in")])
             self.linear("project_in", None, y, "x")
-        if spec.positions:
-            self.look_up("positions", "x", by_position=1, offset=spec.first_position, accumulate=1)
-        if spec.embed_norm:
-            self.norm("embed_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
+        if not spec.embed_first:
+            self.positions("x")
+
+    def positions(self, y: str) -> None:
+        """Add what an embedding has besides the tokens' rows, and norm it."""
+        spec = self.spec
+        if spec.sinusoids:
+            self.look_up_in(self.sinusoids(), "positions", y, by=BY_POSITION, offset=0, accumulate=1)
+        elif spec.positions:
+            self.look_up("positions", y, by=BY_POSITION, offset=spec.first_position, accumulate=1)
+        if spec.segments:
+            self.look_up("segments", y, by=BY_SEGMENT, offset=0, accumulate=1)
+        if spec.embed_norm and (spec.first_norm or y != "x"):
+            self.norm("embed_norm", None, y, y, [], own=False, barrier=ALWAYS)
 
     def layer(self, i: int) -> None:
         """Layer i: x += mixer(norm(x)), x += feed_forward(norm(x)), in the order and with the norms of the family."""
-        spec, layer = self.spec, self.spec.layers[i]
-        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
-        parts = [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
+        spec, parts = self.spec, self.blocks_of(i)
         if not spec.parallel:
-            for name, part, block in parts:
+            for n, (name, part, block) in enumerate(parts):
                 self.enter(f"{name}_norm", i, block.inputs(self, part, i), own=block.own)
                 block.inside(self, part, i)
                 if spec.norm_after:
@@ -106,7 +121,7 @@ class Builder:
                 else:
                     block.output(self, part, i, "x", True)
                 if spec.norm_sum:
-                    self.norm(f"{name}_norm", i, "x", "x", [], own=False, barrier=ALWAYS)
+                    self.norm(f"{name}_norm", i, "x", "h", self.readers(i, n + 1), own=False, barrier=ALWAYS)
             return
         readers = [block.inputs(self, part, i) for _, part, block in parts]
         self.enter("attn_norm", i, readers[0] + (readers[1] if spec.parallel == 1 else []))
@@ -117,14 +132,68 @@ class Builder:
         for _, part, block in parts:
             block.output(self, part, i, "x", True)
 
+    def blocks_of(self, i: int) -> list[tuple[str, Any, Block]]:
+        """The blocks of layer i: names, specs, and how they are lowered."""
+        layer = self.spec.layers[i]
+        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
+        return [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
+
+    def readers(self, i: int, n: int) -> list[str]:
+        """The weights that read `h` in block n of layer i, or in the first one of the next layer; none after the last."""
+        parts = self.blocks_of(i)
+        if n == len(parts):
+            i, n = i + 1, 0
+            if i == len(self.spec.layers):
+                return []
+            parts = self.blocks_of(i)
+        return parts[n][2].inputs(self, parts[n][1], i)
+
     def enter(self, norm: str, i: int, readers: list[str], own: bool = True) -> None:
         """`h`, which the weights `readers` are multiplied with, from `x`.  own: nothing else reads it."""
-        if self.spec.norm_before:
+        if i == 0 and norm == "attn_norm" and not self.spec.first_norm:
+            self.norm("embed_norm", None, "x", "h", readers, own=False, barrier=ALWAYS)
+            self.norm("embed_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
+        elif self.spec.norm_before:
             self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
-        else:
+        elif not self.spec.norm_sum or (i == 0 and norm == "attn_norm"):  # else the norm before has done it
             self.quantize(f"layer {i}", "h", readers)
 
-    def head(self) -> None:
+    def states(self) -> None:
+        """`x`: the hidden states that an encoder gives."""
+        if self.spec.final_norm:
+            self.norm("final_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
+        self.program.state_rows = len(self.program.rows)
+
+    def head(self, head: Head) -> None:
+        """`x` of the wanted tokens, or of their sequences, to what the head gives of them in `logits`."""
+        x, out = self.buffer("last", self.spec.hidden, WANTED), "embed" if head.tied else "head"
+        self.emit("average" if head.pool == "mean" else "gather", "head", WANTED, x="x", ldx=self.ld("x"), y=x,
+                  ldy=self.ld(x), n=self.ld(x))  # fmt: skip
+        if head.dense:
+            self.quantize("head_dense", x, [self.use_weight("head_dense")])
+            y = self.buffer("dense", head.dense_width or self.spec.hidden, WANTED)
+            self.linear("head_dense", None, x, y)
+            x, reader = y, self.use_weight(out)
+            self.activated(head.dense, "head_dense", x, [] if head.dense_norm else [reader])
+            if head.dense_norm:
+                self.norm("head_norm", None, x, x, [reader], own=False, barrier=ALWAYS)
+        else:
+            self.quantize("head", x, [self.use_weight(out)])
+        self.buffer("logits", head.outputs, WANTED)
+        self.product(self.use_weight(out), "head", x, "logits", bias=self.bias("head", None))
+        self.program.logits_rows = len(self.program.rows)
+
+    def activated(self, kind: str, label: str, x: str, readers: list[str]) -> None:
+        """x = activation(x), and its records where a weight among `readers` is packed."""
+        held, ld = self.program.buffers[x], self.ld(x)
+        if kind == "tanh":
+            self.emit("squash", label, held.count, y=x, ld=ld, n=held.columns, logistic=0,
+                      records=self.records(x, readers))  # fmt: skip
+        else:
+            self.emit("activate", label, held.count, gate=x, up=None, ldx=ld, y=x, ldy=ld, n=held.columns,
+                      activation=ACTIVATIONS.index(kind), records=self.records(x, readers), groups=ld // GROUP)  # fmt: skip
+
+    def language_head(self) -> None:
         """`x` of the wanted tokens to `logits`."""
         spec, part, x = self.spec, "embed" if self.spec.tied else "head", "last"
         self.buffer("last", spec.hidden, WANTED)
@@ -135,6 +204,7 @@ class Builder:
             self.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
         else:
             self.quantize("head", x, readers)
+        self.program.states, self.program.state_rows = x, len(self.program.rows)
         if spec.embed_width:
             y = self.buffer("last_out", spec.embed_width, WANTED)
             self.linear("project_out", None, x, y, own=spec.final_norm)
@@ -171,7 +241,7 @@ class Builder:
     def look_up_in(self, name: str, label: str, y: str, scale: float = 1.0, **rest: int) -> None:
         """The same of a table by its name."""
         weight = self.program.weights[name]
-        more = dict(by_position=0, offset=0, accumulate=0) | rest
+        more = dict(by=BY_ID, offset=0, accumulate=0) | rest
         self.program.need_scratch(self.ld(y) * 4)
         self.emit(f"embed_{weight.format}", label, w=name, y=y, ldy=self.ld(y), n=weight.shape[1], scale=scale, **more,
                   **self.blocks(weight, ("groups", "block_bytes")))  # fmt: skip
@@ -358,6 +428,20 @@ class Builder:
         """Take stored vectors, one behind the other, into the program; -> the name."""
         names = [self.spec.names.name(part, layer) for part in parts]
         return self.keep(" and ".join(names[:2]), np.concatenate([self.weight(name).to_f32() for name in names]))
+
+    def sinusoids(self) -> str:
+        """A table of computed positions [context, hidden] as a weight; -> its name (arXiv:1706.03762, section 3.5)."""
+        context, n = self.program.context, self.spec.hidden
+        angles = np.arange(context)[:, None] * 10000.0 ** (-2.0 * (np.arange(n) // 2) / n)
+        table: NDArray[np.float32] = np.zeros((context, n), np.float32)
+        half = -(-n // 2)
+        table[:, :half], table[:, half:] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+        return self.made("positions", table)
+
+    def made(self, name: str, values: NDArray[np.float32]) -> str:
+        """Take a matrix that is computed, and not stored, into the program as an f32 weight; -> its name."""
+        self.program.weights[name] = Weight(name, "f32", values.shape, np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+        return name
 
     def constant(self, values: tuple[float, ...]) -> str | None:
         """Take numbers into the program; -> their name, None where there are none."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from ..kernels.layout import GROUP
-from ..kernels.ops import ACTIVATIONS, CACHES, PACKED, PLAIN
-from ..models.spec import DecoderSpec
+from ..kernels.layout import EDGE, GROUP
+from ..kernels.ops import ACTIVATIONS, CACHES, CAUSAL, MEMORY, PACKED, PLAIN
+from ..models.spec import ModelSpec
 from . import mixture, recurrent, summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
@@ -33,7 +33,7 @@ class Reference:
     groups stand for.
     """
 
-    def __init__(self, program: Program, spec: DecoderSpec) -> None:
+    def __init__(self, program: Program, spec: ModelSpec) -> None:
         self.program, self.spec = program, spec
         self.lengths: dict[int, int] = {}
         # Keys and values [positions, G, D] of a sequence, by slot and the row's `layer`.
@@ -42,6 +42,8 @@ class Reference:
         self.states: dict[tuple[int, int], dict[int, Array]] = {}
         self.buffers: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
+        self.segments: NDArray[np.int64] | None = None  # of the tokens of the batch; None: 0
+        self.memories: dict[int, int] = {}  # slot -> the slot of what it attends to beside itself
         self.heats: Array | None = None  # [M], 1 / temperature of the wanted tokens; None: 1
         self.batch: Batch = read_batch([], [], [], [], vocab=program.vocab, context=program.context, lengths={})
 
@@ -57,6 +59,7 @@ class Reference:
         """Forget a sequence."""
         self.length(slot)
         del self.lengths[slot]
+        self.memories.pop(slot, None)
         self.cache = {key: held for key, held in self.cache.items() if key[0] != slot}
         self.states = {key: held for key, held in self.states.items() if key[0] != slot}
 
@@ -82,6 +85,23 @@ class Reference:
         for slot in self.batch[1].tolist():
             self.lengths[slot] += 1
         return self.buffer("logits").astype(np.float32)
+
+    def encode(
+        self, sequence: Ints, segments: Ints | None = None, hidden: bool = False
+    ) -> NDArray[np.float32]:
+        """What an encoder gives of one sequence, with the results of `Engine.encode`."""
+        slot, n = self.open(), len(sequence)
+        self.segments = None if segments is None else np.asarray(segments, np.int64)
+        head = self.spec.head
+        wanted = range(n) if head is None or head.pool == "each" else [n - 1 if head.pool == "last" else 0]
+        stop = self.program.state_rows if hidden else self.program.logits_rows
+        self.run_until(stop, sequence, [slot] * n, range(n), wanted)
+        self.segments = None
+        self.close_slot(slot)
+        if hidden:
+            return self.buffer("x").astype(np.float32)
+        found = self.buffer("logits").astype(np.float32)
+        return found if head is None or head.pool == "each" else found[0]
 
     def run_until(self, stop: int, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> None:
         """Run rows 0 to `stop - 1` on a batch.  The sequences do not grow, so another run may follow."""
@@ -121,7 +141,12 @@ class Reference:
         return np.ones(len(self.batch[3])) if self.heats is None else self.heats
 
     def put(self, name: str, value: Array) -> None:
-        self.buffers[name] = value
+        held = self.program.buffers.get(name)
+        if held is not None and held.within is not None:
+            whole = self.buffers.setdefault(held.within.name, np.zeros((len(value), held.within.columns)))
+            whole[:, held.first : held.first + value.shape[1]] = value
+        else:
+            self.buffers[name] = value
 
     def put_records(self, name: str | None, value: Array) -> None:
         """Keep `value` as int8 groups too, where the row has a buffer for them."""
@@ -135,8 +160,10 @@ Values = Mapping[str, Any]
 
 
 def embed(run: Reference, row: Values) -> None:
-    """y[t] (+)= scale * row id[t] of w, or row position[t] + offset."""
-    rows = run.batch[2] + row["offset"] if row["by_position"] else run.batch[0]
+    """y[t] (+)= scale * row id[t] of w, or that of its position or segment, + offset."""
+    ids, _, positions, _ = run.batch
+    segments = np.zeros_like(ids) if run.segments is None else run.segments
+    rows = (ids, positions, segments)[row["by"]] + row["offset"]
     y = run.weight(row["w"])[rows] * row["scale"]
     run.put(row["y"], run.buffer(row["y"]) + y if row["accumulate"] else y)
 
@@ -257,6 +284,12 @@ def gather(run: Reference, row: Values) -> None:
     run.put(row["y"], run.buffer(row["x"])[run.batch[3]])
 
 
+def average(run: Reference, row: Values) -> None:
+    """y[m] = the mean of x over the sequence that begins with token wanted[m]."""
+    _, slots, _, wanted = run.batch
+    run.put(row["y"], np.array([run.buffer(row["x"])[slots == slots[first]].mean(axis=0) for first in wanted]))
+
+
 def block_peaks(run: Reference, row: Values) -> None:
     """y[m] = maxima of the blocks of x[m], and two sums for each of its chunks."""
     run.put(row["y"], summary.block_peaks(run.buffer(row["x"]), run.heat()))
@@ -292,20 +325,24 @@ def rope(run: Reference, row: Values) -> None:
 def attention(run: Reference, row: Values) -> None:
     """Each token's query heads against the positions that it sees; neighbouring query heads share a key head."""
     _, slots, positions, _ = run.batch
-    kv_heads, d = row["kv_heads"], row["head_dim"]
+    kv_heads, d, sight = row["kv_heads"], row["head_dim"], row.get("sight", CAUSAL)
     q = heads_of(run, row, "q")
     if run.program.kv_dtype == "q8":  # keys in int8 meet queries in int8
         q = quantize_groups(q.reshape(-1, d)).reshape(q.shape)
     y = np.zeros_like(q)
     for t, (slot, position) in enumerate(zip(slots.tolist(), positions.tolist(), strict=True)):
+        source = run.memories[slot] if sight == MEMORY else slot
+        last = position if sight == CAUSAL else len(run.cache[source, row["layer"]][0]) - 1
         first = max(0, position + 1 - row["window"]) if row["window"] else 0
-        keys, values = (held[first : position + 1] for held in run.cache[slot, row["layer"]])
+        last = min(last, position + row["window"] - 1) if row["window"] else last
+        keys, values = (held[first : last + 1] for held in run.cache[source, row["layer"]])
         scores = np.einsum("ghd,pgd->ghp", q[t], keys) * row["scale"]
         if row["cap"]:
             scores = row["cap"] * np.tanh(scores / row["cap"])
         if row["slopes"] is not None:
-            away = np.arange(first, position + 1) - position
+            away = np.arange(first, last + 1) - position
             scores = scores + run.param(row["slopes"], row["heads"]).reshape(kv_heads, -1, 1) * away
+        scores = scores + _of_distance(run, row, t, np.arange(first, last + 1) - position).reshape(kv_heads, -1, last + 1 - first)
         if row.get("sinks") is not None:  # one more position, whose value is zero
             sinks = run.param(row["sinks"], row["heads"]).reshape(kv_heads, -1, 1)
             scores = np.concatenate([scores, sinks], axis=2)
@@ -313,6 +350,21 @@ def attention(run: Reference, row: Values) -> None:
         y[t] = np.einsum("ghp,pgd->ghd", softmax(scores), values)
     run.put(row["y"], y.reshape(len(slots), row["heads"] * d))
     run.put_records(row["records"], run.buffer(row["y"]))
+
+
+def _of_distance(run: Reference, row: Values, t: int, away: NDArray[np.int64]) -> Array:
+    """What is added to the scores of token t at distances `away`: [heads, positions]."""
+    heads, found = row["heads"], np.zeros((row["heads"], len(away)))
+    if row.get("distances") is not None:
+        width = pad(2 * (row["span"] + EDGE) + 1, 16)
+        table = run.param(row["distances"], heads * width).reshape(heads, width)
+        found = table[:, np.clip(away, -row["span"], row["span"]) + row["span"] + EDGE] * math.log(2)
+    if row.get("q_terms") is not None:
+        index = run.param(row["index"], 2 * row["span"] + 1).astype(int)[away + row["span"]]
+        keys = t + away  # a sequence's tokens are neighbours in the batch
+        of_q, of_k = (run.buffer(row[name]).reshape(-1, heads, row["ldh"]) for name in ("q_terms", "k_terms"))
+        found = row["scale"] * (of_q[t][:, index] + of_k[keys, :, index].T)
+    return found
 
 
 OPS: dict[str, Callable[[Reference, Values], None]] = {
@@ -326,6 +378,7 @@ OPS: dict[str, Callable[[Reference, Values], None]] = {
     "limit": limit,
     "grow": grow,
     "gather": gather,
+    "average": average,
     "block_peaks": block_peaks,
     "top": top,
     **{f"embed_{name}": embed for name in PLAIN + PACKED},

@@ -81,8 +81,9 @@ class Row:
 class Program:
     """A whole model.  `tables` are the names of the weights of a layer's experts; `params` are float32 vectors, padded
     with zeros; `ropes` are tables of angles, [context, dim] of cosines and then sines; `page_bytes` is one page of the
-    KV cache, `state_bytes` the recurrent state of a sequence; `logits_rows` is the number of rows after which the
-    logits are there."""
+    KV cache, `state_bytes` the recurrent state of a sequence; after `state_rows` rows the hidden states are in the
+    buffer `states`, an encoder's of all tokens, a decoder's of the wanted ones; after `logits_rows` the logits are there,
+    if there are any."""
 
     vocab: int
     context: int
@@ -98,6 +99,8 @@ class Program:
     scratch_bytes: int = 0
     partial_bytes: int = 0
     query_tile: int = 1
+    states: str = "x"
+    state_rows: int = 0
     logits_rows: int = 0
 
     @property

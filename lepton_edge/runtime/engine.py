@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,7 +13,12 @@ from ..checkpoint.store import Weight
 from ..errors import Cancelled, RequestError
 from ..kernels.layout import (
     CONTEXT_FIELDS,
+    COUNTS,
+    HEATS,
     MAX_THREADS,
+    PAGES,
+    PAGES_STRIDE,
+    PARTIALS,
     PROGRAM,
     ROWS,
     SCRATCH,
@@ -21,22 +26,26 @@ from ..kernels.layout import (
     SMALL,
     SPLIT_ITEMS,
     STAMPS,
+    STATES,
+    SYNC,
     THREADS,
-)  # fmt: skip
+    YIELD,
+)
 from ..kernels.library import callable_kernel, kernels
 from ..kernels.machine import choose
-from ..kernels.ops import CACHES, COUNTER
-from ..models.spec import DecoderSpec
-from ..program import Program, build_decoder
+from ..kernels.ops import CACHES, COUNTER, ROW
+from ..models.spec import ModelSpec
+from ..program import Program, build_program
 from ..program.batch import Batch, Ints, read_batch
 from ..program.summary import Summary, heat, read_summary
 from ..quant.formats import MXFP4, get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
+from .inputs import Inputs
 from .memory import aligned_zeros
 from .pages import Pages
-from .plan import MAX_BATCH, MAX_WANTED, Plan
+from .plan import MAX_BATCH, Plan
 from .pool import Pool, yield_address
 from .profile import Profile
 from .states import States
@@ -67,12 +76,12 @@ class Engine:
     One step runs at a time: calls from several threads wait for each other.
     """
 
-    def __init__(self, program: Program, spec: DecoderSpec, source: Source, weight: Callable[[str], Weight],
+    def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
                  threads: int, isa: str, notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
         """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
-        self.max_batch, self.max_wanted = MAX_BATCH, MAX_WANTED
+        self.max_batch = MAX_BATCH
         self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
         self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
@@ -82,37 +91,30 @@ class Engine:
             for name, rope in program.ropes.items()
         }
         self._ropes_filled = 0
-        found = kernels([*program.ops(), "walk"], isa, notify)
-        self._plan = Plan(program, found, self._ropes, threads)
-        self._inputs = np.zeros((8, MAX_BATCH), np.int64)
-        self._ids, self._positions, self._slots, self._picks, self._firsts, self._next = self._inputs[:6]
-        self._tiles = self._inputs[6:].reshape(-1, 2)
+        self._kernels = kernels([*program.ops(), "walk"], isa, notify)
+        self._plan = Plan(program, self._kernels, self._ropes, threads)
+        self.max_wanted = self._plan.max_wanted
+        self._inputs = Inputs(MAX_BATCH, program.query_tile)
         self._counts = np.zeros(5, np.int64)
-        self._heats = np.ones(MAX_WANTED, np.float32)
-        self._logits, self._peaks, self._top = (
-            self._plan.wanted(name).view(np.float32) for name in ("logits", "peaks", "top")
-        )
-        self._top_ids = self._plan.wanted("top_ids").view(np.int32)
+        self._heats = np.ones(self.max_wanted, np.float32)
         self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
-        self._pool = Pool(callable_kernel(found["walk"]), threads)
+        self._pool = Pool(callable_kernel(self._kernels["walk"]), threads)
         self._profile: Profile | None = None
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
-        self._context[:] = [
-            self._plan.at, len(self._plan.table), threads, self._pool.sync, self._scratch.ctypes.data,
-            program.scratch_bytes, yield_address(), self._counts.ctypes.data, self._ids.ctypes.data,
-            self._positions.ctypes.data, self._slots.ctypes.data, self._picks.ctypes.data,
-            self._pages.table.ctypes.data, self._pages.table.strides[0], self._tiles.ctypes.data,
-            0, self._partials.ctypes.data, self._heats.ctypes.data, self._firsts.ctypes.data, self._next.ctypes.data,
-            self._states.table.ctypes.data,
-        ]  # fmt: skip
+        self._point({
+            SYNC: self._pool.sync, SCRATCH: self._scratch.ctypes.data, SCRATCH_STRIDE: program.scratch_bytes,
+            YIELD: yield_address(), COUNTS: self._counts.ctypes.data, PAGES: self._pages.table.ctypes.data,
+            PAGES_STRIDE: self._pages.table.strides[0], PARTIALS: self._partials.ctypes.data,
+            HEATS: self._heats.ctypes.data, STATES: self._states.table.ctypes.data, **self._inputs.addresses(),
+        })  # fmt: skip
         self._context_at = self._context.ctypes.data  # asking for it takes 1.5 us
 
     @classmethod
-    def load(cls, source: Source, spec: DecoderSpec, *, format: str | None = None, threads: int | None = None,
+    def load(cls, source: Source, spec: ModelSpec, *, format: str | None = None, threads: int | None = None,
              isa: str | None = None, kv_dtype: str | None = None, context: int | None = None,
              notify: Callable[[str], None] | None = None) -> "Engine":  # fmt: skip
         """An engine for a checkpoint.
@@ -144,7 +146,7 @@ class Engine:
 
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
-        return cls(build_decoder(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        return cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
 
     def add_adapter(self, adapter: "Adapter") -> Plan:
         """What `forward` and `step` need to run the model with an adapter, beside the weights as they are.
@@ -152,7 +154,7 @@ class Engine:
         Steps may run meanwhile.  MachineError where kernels cannot be compiled, ModelError where it does not fit.
         """
         base = self.program
-        program = build_decoder(self.spec, self._weight, base.kv_dtype, base.context, adapter)
+        program = build_program(self.spec, self._weight, base.kv_dtype, base.context, adapter)
         same = (program.page_bytes, program.state_bytes, program.partial_bytes, program.ropes)
         assert same == (base.page_bytes, base.state_bytes, base.partial_bytes, base.ropes), "one cache serves both"
         found = kernels(program.ops(), self.isa, self._notify)
@@ -161,8 +163,7 @@ class Engine:
             self._pool.drain()
             if program.scratch_bytes > self._context[SCRATCH_STRIDE // 8]:
                 self._scratch = aligned_zeros(program.scratch_bytes * self.threads)
-                self._context[SCRATCH // 8] = self._scratch.ctypes.data
-                self._context[SCRATCH_STRIDE // 8] = program.scratch_bytes
+                self._point({SCRATCH: self._scratch.ctypes.data, SCRATCH_STRIDE: program.scratch_bytes})
         return plan
 
     # -- sequences ------------------------------------------------------------------------------------------------
@@ -223,31 +224,33 @@ class Engine:
     # -- steps ------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, plan: Plan | None = None
-    ) -> NDArray[np.float32]:
+        self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints, plan: Plan | None = None, hidden: bool = False
+    ) -> NDArray[np.float32]:  # fmt: skip
         """Run a batch of T tokens, each with its slot and position; -> float32 [M, V], logits of the wanted ones.
 
         tokens, slots, positions: [T] integers.  A sequence's positions must continue it without a gap.  wanted: [M]
         rising indices into the batch.  plan: of `add_adapter`; None for the model alone.  All tokens of a sequence
-        should be run with the same one.  Raises RequestError for wrong arguments, ContextLengthError past the context,
+        should be run with the same one.  hidden: [M, H], what the head reads, instead.  Raises RequestError for wrong arguments, ContextLengthError past the context,
         Cancelled after `cancel`; the sequences' lengths then count only steps that were finished, and where a model
         cannot truncate, the sequences of the step that was not are empty.
         """
         with self._lock:
+            self._check_causal(True)
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
-            out = np.empty((len(picks), self.vocab), np.float32)
             self._pool.ready()
             plan = plan or self._plan
+            name, rows = plan.result(hidden)
+            out = np.empty((len(picks), plan.program.buffers[name].columns), np.float32)
             start = done = 0
             while start < len(ids):
                 stop = min(start + MAX_BATCH, len(ids))
-                limit = done + MAX_WANTED  # a step stops before a token whose logits there is no room for
+                limit = done + self.max_wanted  # a step stops before a token whose logits there is no room for
                 if limit < len(picks) and picks[limit] < stop:
                     stop = int(picks[limit])
                 here = picks[done : np.searchsorted(picks, stop)]
                 part = ids[start:stop], where[start:stop], at[start:stop], here - start
-                self._step(plan, plan.program.logits_rows, *part)
-                out[done : done + len(here)] = self._logits[: len(here), : self.vocab]
+                self._step(plan, rows, *part)
+                out[done : done + len(here)] = plan.view(name, len(here))
                 start, done = stop, done + len(here)
             return out
 
@@ -261,10 +264,11 @@ class Engine:
         for `Summary.heated`; None for 1.  A thread must not let another one step before it has read the summary.
         """
         with self._lock:
+            self._check_causal(True)
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             n, m = len(ids), len(picks)
-            if n > MAX_BATCH or m > MAX_WANTED:
-                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {MAX_WANTED}")
+            if n > MAX_BATCH or m > self.max_wanted:
+                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {self.max_wanted}")
             if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
                 raise RequestError(f"temperatures: expected {m} numbers above 0")
             for i in range(m):
@@ -274,6 +278,87 @@ class Engine:
                 plan = plan or self._plan
                 self._step(plan, len(plan.table), ids, where, at, picks)
             return self._summary(m)
+
+    def encode(
+        self, sequences: Sequence[Ints], segments: Sequence[Ints] | None = None, hidden: bool = False
+    ) -> list[NDArray[np.float32]]:  # fmt: skip
+        """What an encoder gives of whole sequences, computed in one step, one array for each: float32 [T, N] where the
+        head is for each token, else [N].
+
+        segments: of each token, where the model knows any; None for 0.  hidden: the final hidden states [T, H].  Raises
+        RequestError for wrong arguments, ContextLengthError past the context, Cancelled after `cancel`.
+        """
+        with self._lock:
+            self._check_causal(False)
+            if self.spec.head is None and not hidden:
+                raise RequestError("this model has no head; its hidden states are what it gives: hidden=True")
+            lengths = [len(sequence) for sequence in sequences]
+            if not all(lengths):
+                raise RequestError("an empty sequence; expected at least one token in each")
+            slots = self._pages.open_many(len(lengths))
+            try:
+                return self._encode(sequences, lengths, segments, slots, hidden)
+            finally:
+                for slot in slots:
+                    self._pages.close(slot)
+                    self._states.close(slot)
+
+    def _encode(self, sequences: Sequence[Ints], lengths: list[int], segments: Sequence[Ints] | None, slots: list[int],
+                hidden: bool) -> list[NDArray[np.float32]]:  # fmt: skip
+        if not lengths:
+            return []
+        numbers = np.concatenate([np.asarray(sequence) for sequence in sequences])
+        ids, where, at, _ = self._read(
+            numbers, np.repeat(slots, lengths), np.concatenate([np.arange(n) for n in lengths]), []
+        )
+        kinds = self._read_segments(segments, lengths)
+        self._make_room(len(ids))
+        self._inputs.segment(kinds)
+        self._pool.ready()
+        plan, none = self._plan, np.empty(0, np.int64)
+        self._step(plan, plan.program.state_rows, ids, where, at, none)
+        ends = np.cumsum(lengths)
+        if hidden:
+            return np.split(plan.view(plan.program.states, len(ids)).copy(), ends[:-1])
+        head = self.spec.head
+        assert head is not None
+        each = head.pool == "each"
+        picks = np.arange(len(ids)) if each else ends - 1 if head.pool == "last" else ends - lengths
+        found = self._heads(plan, picks, head.outputs)
+        return np.split(found, ends[:-1]) if each else list(found)
+
+    def _heads(self, plan: Plan, picks: Array, outputs: int) -> NDArray[np.float32]:
+        """What the head gives of some tokens of the step that was run last, [M, N]."""
+        out, first = np.empty((len(picks), outputs), np.float32), plan.program.state_rows
+        for start in range(0, len(picks), self.max_wanted):
+            here = picks[start : start + self.max_wanted]
+            self._inputs.pick(here)
+            self._counts[1] = len(here)
+            if self._walk(plan, first, plan.program.logits_rows, len(here), self._crew.threads, None):
+                raise Cancelled("stopped by cancel()")
+            out[start : start + len(here)] = plan.view("logits", len(here))
+        return out
+
+    def _read_segments(self, segments: Sequence[Ints] | None, lengths: list[int]) -> Array:
+        """The segments of all tokens, checked."""
+        if segments is None:
+            return np.zeros(sum(lengths), np.int64)
+        if [len(row) for row in segments] != lengths:
+            raise RequestError("segments: expected one number for each token of each sequence")
+        found = np.concatenate([np.asarray(row) for row in segments])
+        most = max(1, self.spec.segments)
+        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= most:
+            raise RequestError(f"segments: expected whole numbers from 0 to {most - 1}")
+        return found.astype(np.int64)
+
+    def _make_room(self, tokens: int) -> None:
+        """See to it that a step may have so many tokens: an encoder sees a sequence whole, however long it is."""
+        if tokens > self._plan.room:
+            room = max(tokens, min(self.context, 2 * self._plan.room))
+            self._pool.drain()
+            self._inputs = Inputs(room, self.program.query_tile)
+            self._point(self._inputs.addresses())
+            self._plan = Plan(self.program, self._kernels, self._ropes, self.threads, room=room)
 
     @contextlib.contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -310,8 +395,8 @@ class Engine:
     def _summary(self, m: int) -> Summary:
         """Views of what the last step left of its m wanted tokens; made once for each m."""
         if m not in self._summaries:
-            logits = self._logits[:m, : self.vocab]
-            self._summaries[m] = read_summary(logits, self._peaks[:m], self._top[:m], self._top_ids[:m])
+            logits, peaks, top, ids = (self._plan.view(name, m) for name in ("logits", "peaks", "top", "top_ids"))
+            self._summaries[m] = read_summary(logits, peaks, top, ids)
         return self._summaries[m]
 
     def _step(self, plan: Plan, rows: int, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
@@ -325,17 +410,16 @@ class Engine:
             self._pages.reserve(slot, end)
             self._states.reserve(slot)
         self._fill_ropes(max(ends.values()))
-        self._ids[:n], self._slots[:n], self._positions[:n], self._picks[:m] = ids, slots, positions, picks
-        self._counts[:] = n, m, self._cut_tiles(where), n == len(ends) <= SMALL, len(ends)
-        if self.program.state_bytes:
-            self._link(where)
-        plan.table[:, COUNTER] = 0
-        self._split_counters[:] = 0
+        causal = self.spec.causal
+        self._inputs.write(ids, slots, positions, None if causal else ends)
+        self._inputs.pick(picks)
+        small = causal and n == len(ends) <= SMALL
+        self._counts[:] = n, m, self._inputs.cut_tiles(where), small, len(ends)
+        if self.program.state_bytes or not causal:
+            self._inputs.link(where)
         started = time.perf_counter()
         threads = self._crew.threads if profile is None else self.threads
-        self._context[THREADS // 8], self._context[STAMPS // 8] = threads, profile.stamps.ctypes.data if profile else 0
-        self._context[PROGRAM // 8], self._context[ROWS // 8] = plan.at, rows
-        if self._pool.run(self._context_at, n * plan.step_bytes > SHORT_STEP, threads):
+        if self._walk(plan, 0, rows, n, threads, profile):
             if not self.can_truncate:
                 for slot in ends:
                     self._pages.truncate(slot, 0)
@@ -348,25 +432,23 @@ class Engine:
             self._crew.report(self._pool.lost(threads), ended)
         self._pages.lengths.update(ends)
 
-    def _cut_tiles(self, slots: list[int]) -> int:
-        """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
-        count = start = 0
-        for stop in range(1, len(slots) + 1):
-            if stop == len(slots) or slots[stop] != slots[start] or stop - start == self.program.query_tile:
-                self._tiles[count] = start, stop - start
-                count, start = count + 1, stop
-        return count
+    def _walk(self, plan: Plan, first: int, rows: int, tokens: int, threads: int, profile: Profile | None) -> bool:
+        """Run some rows of a program on the inputs as they are; -> whether it was cancelled."""
+        plan.table[:, COUNTER] = 0
+        self._split_counters[:] = 0
+        self._context[THREADS // 8], self._context[STAMPS // 8] = threads, profile.stamps.ctypes.data if profile else 0
+        self._context[PROGRAM // 8], self._context[ROWS // 8] = plan.at + first * ROW * 8, rows - first
+        return self._pool.run(self._context_at, tokens * plan.step_bytes > SHORT_STEP, threads)
 
-    def _link(self, slots: list[int]) -> None:
-        """Say which token is the first of each sequence, and which follows each token in its sequence."""
-        last: dict[int, int] = {}
-        self._next[: len(slots)] = -1
-        for t, slot in enumerate(slots):
-            if slot in last:
-                self._next[last[slot]] = t
-            else:
-                self._firsts[len(last)] = t
-            last[slot] = t
+    def _point(self, fields: Mapping[int, int]) -> None:
+        """Set fields of the kernels' context."""
+        for field, value in fields.items():
+            self._context[field // 8] = value
+
+    def _check_causal(self, causal: bool) -> None:
+        if self.spec.causal != causal:
+            kind = "an encoder, which computes whole sequences" if causal else "a decoder, which computes steps"
+            raise RequestError(f"this model is {kind}: use {'encode' if causal else 'forward or step'}")
 
     def _fill_ropes(self, positions: int) -> None:
         """Compute the angles of positions up to `positions`, a block at a time."""

@@ -35,6 +35,13 @@ class Pages:
                 return slot
         raise RequestError(f"all {len(self.table)} sequences are in use; close one first")
 
+    def open_many(self, count: int) -> list[int]:
+        """So many new sequences at once, or none: RequestError."""
+        free = len(self.table) - len(self.lengths)
+        if count > free:
+            raise RequestError(f"{count} sequences at once; {free} of {len(self.table)} are free; expected fewer")
+        return [self.open() for _ in range(count)]
+
     def close(self, slot: int) -> None:
         """Give a sequence's pages back."""
         self.check(slot)

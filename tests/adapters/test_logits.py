@@ -16,7 +16,7 @@ from lepton_edge.adapters import Adapter, read_adapter
 from lepton_edge.adapters.merge import merge_folder
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import spec_from_config, spec_of
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 from lepton_edge.program.reference import Reference
 from lepton_edge.runtime import Engine, Plan
 
@@ -103,8 +103,8 @@ def test_a_group_of_products_costs_one_barrier_more(tmp_path: Path) -> None:
     case = BY_NAME["phi3"]
     with Checkpoint.open(write_base(case, tmp_path / "base")) as checkpoint:
         spec, adapter = spec_of(checkpoint), read(checkpoint, case, tmp_path / "adapter")
-        rows = build_decoder(spec, checkpoint.weight, "f32", 64, adapter).rows
-        alone = build_decoder(spec, checkpoint.weight, "f32", 64).rows
+        rows = build_program(spec, checkpoint.weight, "f32", 64, adapter).rows
+        alone = build_program(spec, checkpoint.weight, "f32", 64).rows
     names = [str(row.values.get("w")) for row in rows if row.label.startswith("layer 0 gate") and "lora" in row.label]
     assert [name.rpartition(" lora ")[2] for name in names] == ["a", "b"]
     count = [sum(row.barrier == 1 for row in found) for found in (rows, alone)]

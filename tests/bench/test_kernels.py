@@ -15,7 +15,7 @@ from lepton_edge.kernels.machine import available
 from lepton_edge.kernels.ops import CACHES, PACKED
 from lepton_edge.kernels.ops import PLAIN as PLAIN_FORMATS
 from lepton_edge.models.registry import spec_from_config
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import ModelSpec
 from lepton_edge.runtime.profile import OpTime
 
 FACTS = dict(run="2026-11-23T08:00:00+00:00", host="vm", cpu="A CPU", cores=2, system="Linux", commit="abc1234")
@@ -86,7 +86,7 @@ def test_as_many_layers_as_no_cache_holds(shape, format):
     spec = spec_from_config(SHAPES[shape], shape)
     few = with_layers(spec, format)
 
-    def size(layers: DecoderSpec) -> float:
+    def size(layers: ModelSpec) -> float:
         shapes = [shape for shape in layers.tensors().values() if len(shape) == 2 and spec.vocab not in shape]
         return sum(kernels.get_format(format).nbytes(*shape) for shape in shapes)
 

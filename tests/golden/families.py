@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lepton_edge.models.registry import spec_from_config
-from lepton_edge.models.spec import DecoderSpec
+from lepton_edge.models.spec import ModelSpec
 
 from .recipe import GOLDEN, _hash, _normal, _write_safetensors
 
@@ -38,7 +38,7 @@ class Family:
     runs_as: dict[str, Any] | None = None
 
     @property
-    def spec(self) -> DecoderSpec:
+    def spec(self) -> ModelSpec:
         """As its folder names the tensors."""
         spec = spec_from_config(self.config, self.name)
         return replace(spec, names=spec.names.without_prefix()) if self.bare else spec

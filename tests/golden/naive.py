@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lepton_edge.models.spec import Attention, DecoderSpec
+from lepton_edge.models.spec import Attention, ModelSpec
 
 
-def forward(spec: DecoderSpec, tensors: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+def forward(spec: ModelSpec, tensors: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
     """The logits, float64 [T, V], of a sequence of tokens that starts at position 0."""
 
     def get(part: str, layer: int | None = None) -> np.ndarray:

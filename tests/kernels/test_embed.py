@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from kernels.harness import ISAS, Rig, pad
 
+from lepton_edge.kernels.ops import BY_ID, BY_POSITION
 from lepton_edge.quant.formats import FORMATS, get_format
 
-PLAIN = dict(scale=1.0, by_position=0, offset=0, accumulate=0)
+PLAIN = dict(scale=1.0, by=BY_ID, offset=0, accumulate=0)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -57,7 +58,7 @@ def test_rows_by_position_are_scaled_and_added(isa, format):
         old = np.random.default_rng(2).standard_normal((4, n)).astype(np.float32)
         y = rig.memory.padded(old)
         rig.row(f"embed_{format}", w=rig.memory.array(data), y=y, ldy=y.shape[1], n=n, groups=groups, scale=1.7,
-                block_bytes=len(data) // blocks if kind.packed else 0, by_position=1, offset=2,
+                block_bytes=len(data) // blocks if kind.packed else 0, by=BY_POSITION, offset=2,
                 accumulate=accumulate).run(1 + 2 * accumulate)  # fmt: skip
         product = w[np.array(positions) + 2] * np.float64(np.float32(1.7))
         expected = product + (old if accumulate else 0)

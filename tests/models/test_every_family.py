@@ -59,7 +59,8 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fam
 
 
 def test_every_architecture_is_here() -> None:
-    assert {family.config["architectures"][0] for family in FAMILIES} | ELSEWHERE | WITHOUT_GOLDEN == set(families())
+    causal = {name for name in families() if not name.startswith("Bert")}
+    assert {family.config["architectures"][0] for family in FAMILIES} | ELSEWHERE | WITHOUT_GOLDEN == causal
 
 
 @each_family

@@ -13,13 +13,13 @@ from golden.recurrent import CONFIGS
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import spec_from_config, spec_of
 from lepton_edge.models.rope import Dynamic
-from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
 
 PLAIN = [recipe for recipe in RECIPES if recipe.name not in CONFIGS]  # those that golden.naive knows
 ATTENTION, FEED_FORWARD = ({field.name for field in fields(part)} for part in (Attention, FeedForward))
 
 
-def changed(spec: DecoderSpec, windows: tuple[int | None, ...] = (), **changes: Any) -> DecoderSpec:
+def changed(spec: ModelSpec, windows: tuple[int | None, ...] = (), **changes: Any) -> ModelSpec:
     """The spec with some fields changed, which may be fields of its norm or of the parts of all its layers."""
     layers = []
     for i, layer in enumerate(spec.layers):

@@ -7,16 +7,22 @@ import pytest
 from golden.recipe import BY_NAME, RECIPES, Recipe, load, token_ids, write_folder
 
 from lepton_edge.checkpoint.store import Checkpoint
+from lepton_edge.kernels.machine import available
 from lepton_edge.models.registry import spec_of
 from lepton_edge.runtime import Engine
 
 TOLERANCE = 1e-5  # what the project promises; transformers' own float32 noise on these models is 0.5e-6 to 1.7e-6
 
 
-def open_engine(folder: Path) -> Engine:
+# The best set that does not round activations to bf16, as avx512bf16 does where the weights are bf16.
+EXACT = next(name for name in available() if not name.endswith("bf16"))
+U_BF16 = 2.0**-9
+
+
+def open_engine(folder: Path, isa: str = EXACT) -> Engine:
     """The model in a folder, in its own format, with a float32 cache."""
     checkpoint = Checkpoint.open(folder)
-    return Engine.load(checkpoint, spec_of(checkpoint), format=None, threads=1, isa=None, kv_dtype="f32", context=None)
+    return Engine.load(checkpoint, spec_of(checkpoint), format=None, threads=1, isa=isa, kv_dtype="f32", context=None)
 
 
 def run(engine: Engine, slot: int, tokens: np.ndarray, chunk: int) -> np.ndarray:
@@ -45,6 +51,20 @@ def test_logits_are_those_of_transformers(recipe: Recipe, chunk: int, tmp_path: 
         engine.close()
     assert logits.dtype == np.float32
     assert relative(logits, load(recipe.name)["logits"]) <= TOLERANCE
+
+
+@pytest.mark.skipif(available()[0] == EXACT, reason="this CPU does not multiply pairs of bf16")
+@pytest.mark.parametrize("chunk", [32, 1])
+def test_pairs_of_bf16_round_activations(chunk: int, tmp_path: Path) -> None:
+    """Each of the 4 L + 1 products reads activations that are rounded once, by at most U_BF16; twice that as slack."""
+    recipe = BY_NAME["llama_bf16"]
+    engine = open_engine(write_folder(recipe.name, tmp_path / recipe.name), available()[0])
+    try:
+        logits = run(engine, engine.open(), token_ids(recipe), chunk)
+    finally:
+        engine.close()
+    bound = 2 * np.sqrt(4 * recipe.config["num_hidden_layers"] + 1) * U_BF16
+    assert 1e-4 < relative(logits, load(recipe.name)["logits"]) <= bound
 
 
 @pytest.mark.parametrize("shards", [1, 3])

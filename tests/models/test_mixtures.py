@@ -13,7 +13,7 @@ from lepton_edge.checkpoint.store import Checkpoint, Weight
 from lepton_edge.errors import CheckpointError, ConfigError, UnsupportedModelError
 from lepton_edge.models.registry import spec_from_config, spec_of
 from lepton_edge.models.spec import Experts
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 from lepton_edge.quant.formats import get_format
 from lepton_edge.runtime import Engine
 from lepton_edge.runtime.memory import aligned_zeros
@@ -147,5 +147,5 @@ def test_only_the_chosen_experts_are_read(name: str, format: str) -> None:
 def test_a_stack_of_experts_is_asked_for_once() -> None:
     """Random weights are made anew, and a conversion would be done again, for each expert."""
     source = Source(BY_NAME["granitemoe"], "q4")
-    build_decoder(source.spec, source.weight, "f16", 64)
+    build_program(source.spec, source.weight, "f16", 64)
     assert {source.asked[name] for name in source.asked if "linear" in name} == {1}

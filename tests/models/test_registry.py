@@ -18,7 +18,7 @@ from lepton_edge.errors import ConfigError, RequestError, UnsupportedModelError
 from lepton_edge.models import registry
 from lepton_edge.models.registry import families, register, spec_from_config, spec_of
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import Attention, DecoderSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
 from lepton_edge.runtime import Engine
 
 WHERE = "/models/some/config.json"
@@ -60,7 +60,7 @@ def test_where_the_table_of_a_tied_model_is_stored() -> None:
 
 def test_a_llama_config() -> None:
     spec = spec_from_config(config_of("llama_bias"), WHERE)
-    assert spec == DecoderSpec(
+    assert spec == ModelSpec(
         family="llama",
         vocab=90,
         hidden=64,

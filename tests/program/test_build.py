@@ -7,14 +7,14 @@ from engines import ODD, PLAIN, WINDOWS, Weights
 from lepton_edge.checkpoint.store import Weight
 from lepton_edge.errors import CheckpointError
 from lepton_edge.kernels.ops import BARRIER, COUNT, KERNEL, LARGE, NEVER, OPS, WANTED
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 
 BLOCK = ["rms_norm", "matmul", "matmul", "matmul", "rope_f16", "attention_f16", "matmul"]
 BLOCK += ["rms_norm", "matmul", "matmul", "activate", "matmul"]
 
 
 def build(spec, format="f32", kv_dtype="f16", context=None):
-    return build_decoder(spec, Weights(spec, format).weight, kv_dtype, context or spec.context)
+    return build_program(spec, Weights(spec, format).weight, kv_dtype, context or spec.context)
 
 
 @pytest.mark.parametrize("format", ["f32", "bf16", "q4"])
@@ -111,4 +111,4 @@ def test_a_weight_of_another_shape_is_refused(format):
         return found
 
     with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.down_proj\.weight"):
-        build_decoder(PLAIN, weight, "f16", 256)
+        build_program(PLAIN, weight, "f16", 256)

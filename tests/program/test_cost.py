@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from engines import PLAIN, WINDOWS, Weights
 
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 from lepton_edge.program.cost import costs
 
 
 def by_row(spec, format, kv_dtype, tokens, slots, positions, wanted):
     """{(op, part): (bytes, operations)} of the first layer's rows and of those outside of layers."""
-    program = build_decoder(spec, Weights(spec, format).weight, kv_dtype, spec.context)
+    program = build_program(spec, Weights(spec, format).weight, kv_dtype, spec.context)
     batch = tuple(np.array(values, np.int64) for values in ([1] * tokens, slots, positions, wanted))
     found = {}
     for row, cost in zip(program.rows, costs(program, batch).tolist(), strict=True):

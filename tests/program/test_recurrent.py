@@ -10,7 +10,7 @@ from golden.recurrent import CONFIGS
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.errors import RequestError
 from lepton_edge.models.registry import spec_of
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 from lepton_edge.program.recurrent import blocked, unblocked
 from lepton_edge.program.reference import Reference
 
@@ -18,7 +18,7 @@ from lepton_edge.program.reference import Reference
 def reference(name: str, folder: Path) -> Reference:
     with Checkpoint.open(write_folder(name, folder / name)) as checkpoint:
         spec = spec_of(checkpoint)
-        return Reference(build_decoder(spec, checkpoint.weight, "f32", spec.context), spec)
+        return Reference(build_program(spec, checkpoint.weight, "f32", spec.context), spec)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -10,12 +10,12 @@ from golden import naive
 from lepton_edge.errors import RequestError
 from lepton_edge.kernels.ops import ACTIVATIONS
 from lepton_edge.kernels.ops import OPS as ALL_OPS
-from lepton_edge.program import Row, build_decoder
+from lepton_edge.program import Row, build_program
 from lepton_edge.program.reference import ACTIVATION, OPS, Reference, quantize_groups, rotate, to_cache
 
 
 def make(spec=PLAIN, format="f32", kv_dtype="f32") -> Reference:
-    return Reference(build_decoder(spec, Weights(spec, format).weight, kv_dtype, spec.context), spec)
+    return Reference(build_program(spec, Weights(spec, format).weight, kv_dtype, spec.context), spec)
 
 
 def test_every_op_is_there():

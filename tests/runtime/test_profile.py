@@ -7,13 +7,13 @@ import pytest
 from engines import ODD, PLAIN, Weights, feed, load, tokens
 
 from lepton_edge.errors import MachineError, RequestError
-from lepton_edge.program import build_decoder
+from lepton_edge.program import build_program
 from lepton_edge.program.cost import costs
 from lepton_edge.runtime.profile import Profile
 
 
 def by_hand(threads=2):
-    program = build_decoder(PLAIN, Weights(PLAIN).weight, "f32", 64)
+    program = build_program(PLAIN, Weights(PLAIN).weight, "f32", 64)
     return program, Profile(program, threads)
 
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 from ...kernels.layout import GROUP, QUERY_TILE, attention_scratch, kv_bytes, partial_bytes
 from ...kernels.ops import ALWAYS, LARGE, NEVER
 from ...models.spec import Attention, Norm
+from .attention_bias import bias_fields
 
 if TYPE_CHECKING:
     from ..build import Builder
 
 __all__ = ["inputs", "inside", "output"]
 
+SIGHTS = ("causal", "whole", "memory")  # as `kernels.ops` numbers them
 MAX_QUERY_ROWS = 128  # bounds the attention's scratch
 
 
@@ -31,7 +33,8 @@ def inside(b: "Builder", spec: Attention, i: int) -> None:
     scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
     b.emit(f"attention_{kv}", label, **heads, y=y, ldy=ld, scale=scale, window=spec.window or 0, cap=spec.cap,
            slopes=b.constant(spec.slopes), records=records if whole else None,
-           sinks=b.param("sinks", i) if spec.sinks else None)  # fmt: skip
+           sinks=b.param("sinks", i) if spec.sinks else None, sight=SIGHTS.index(spec.sight),
+           **bias_fields(b, spec, i, heads))  # fmt: skip
     if records and not whole:
         b.emit("quantize", label, x=y, ldx=ld, records=records, groups=ld // GROUP)
 
@@ -109,8 +112,11 @@ def _outputs(b: "Builder", spec: Attention) -> str:
 def _place(b: "Builder", spec: Attention) -> int:
     """Room for a layer's keys and values in a page, and for the kernel's scratch; -> bytes into the page."""
     program, group = b.program, spec.group
-    place = program.page_bytes
-    program.page_bytes += spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
+    nbytes = spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
+    if spec.sight == "whole":  # nothing is kept: the next layer writes where this one did
+        place, program.page_bytes = 0, max(program.page_bytes, nbytes)
+    else:
+        place, program.page_bytes = program.page_bytes, program.page_bytes + nbytes
     tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // group))
     program.query_tile = min(program.query_tile, tile)
     program.partial_bytes = max(program.partial_bytes, partial_bytes(group, spec.head_dim))

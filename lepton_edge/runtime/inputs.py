@@ -1,0 +1,75 @@
+"""What a step is told of its tokens: the lists that the kernels' context points at."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.layout import (
+    ENDS,
+    FIRSTS,
+    IDS,
+    MEMORY_ENDS,
+    MEMORY_SLOTS,
+    NEXT,
+    PICKS,
+    POSITIONS,
+    SEGMENTS,
+    SLOTS,
+    TILES,
+)
+
+__all__ = ["Inputs"]
+
+Array = NDArray[np.int64]
+LISTS = (IDS, POSITIONS, SLOTS, PICKS, FIRSTS, NEXT, SEGMENTS, ENDS, MEMORY_SLOTS, MEMORY_ENDS)
+
+
+class Inputs:
+    """Lists of `room` numbers each, and attention's tiles of neighbours of one sequence."""
+
+    def __init__(self, room: int, query_tile: int) -> None:
+        """query_tile: tokens of a tile, at most."""
+        self.room, self._query_tile = room, query_tile
+        self._lists: dict[int, Array] = {at: np.zeros(room, np.int64) for at in LISTS}
+        self._tiles: Array = np.zeros((room, 2), np.int64)
+
+    def addresses(self) -> dict[int, int]:
+        """Where the lists lie, by the context's fields."""
+        return {at: held.ctypes.data for at, held in self._lists.items()} | {TILES: self._tiles.ctypes.data}
+
+    def write(self, ids: Array, slots: Array, positions: Array, ends: Mapping[int, int] | None) -> None:
+        """The tokens of a step, and where their sequences end, if it matters to them."""
+        for at, values in ((IDS, ids), (SLOTS, slots), (POSITIONS, positions)):
+            self._lists[at][: len(values)] = values
+        if ends is not None:
+            self._lists[ENDS][: len(slots)] = [ends[slot] - 1 for slot in slots.tolist()]
+
+    def pick(self, picks: Array) -> None:
+        """Which of the tokens are wanted."""
+        self._lists[PICKS][: len(picks)] = picks
+
+    def segment(self, segments: Array) -> None:
+        """The tokens' segments."""
+        self._lists[SEGMENTS][: len(segments)] = segments
+
+    def cut_tiles(self, slots: list[int]) -> int:
+        """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
+        count = start = 0
+        for stop in range(1, len(slots) + 1):
+            if stop == len(slots) or slots[stop] != slots[start] or stop - start == self._query_tile:
+                self._tiles[count] = start, stop - start
+                count, start = count + 1, stop
+        return count
+
+    def link(self, slots: list[int]) -> None:
+        """Say which token is the first of each sequence, and which follows each token in its sequence."""
+        last: dict[int, int] = {}
+        firsts, following = self._lists[FIRSTS], self._lists[NEXT]
+        following[: len(slots)] = -1
+        for t, slot in enumerate(slots):
+            if slot in last:
+                following[last[slot]] = t
+            else:
+                firsts[len(last)] = t
+            last[slot] = t

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import reprlib
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_edge import embedded
-from lepton_edge.errors import Cancelled, ModelError, RequestError
+from lepton_edge.embedded import model_folder
+from lepton_edge.errors import Cancelled, RequestError
 from lepton_edge.generate.background import TokenizerLoad
 from lepton_edge.generate.ids import numbers, token_ids
 from lepton_edge.generate.params import SamplingParams, whole
@@ -115,40 +114,6 @@ def load(
 def _tell(line: str) -> None:
     if sys.stderr is not None:  # as in a program without a console
         print(f"lepton: {line}", file=sys.stderr, flush=True)
-
-
-def model_folder(path: str | PathLike[str] | None) -> Path:
-    """The folder that `load` means by `path`: a folder with config.json, else an embedded model's name.
-
-    Raises:
-        ModelError: there is no such model; the message says what to do.
-        RequestError: not a path.
-    """
-    if path is None:
-        path = embedded.DEFAULT
-    text = os.fspath(path) if isinstance(path, str | PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise RequestError(f"path is {reprlib.repr(path)}; expected a model folder, an embedded model's name, or None")
-    folder = Path(os.path.expanduser(text))
-    if os.path.isfile(folder / "config.json"):
-        return folder
-    found = embedded.find(text)
-    if found is not None:
-        return found
-    known = ", ".join(embedded.names()) or "none in this installation"
-    if os.path.isdir(folder):
-        raise ModelError(
-            f"{folder}: has no config.json; expected a Hugging Face model folder (config.json, model.safetensors, "
-            "tokenizer.json); name the folder that holds these files"
-        )
-    if os.path.exists(folder):
-        raise ModelError(f"{folder}: is a file; expected a Hugging Face model folder; name the folder that holds it")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        raise ModelError(
-            f"{text}: no such folder, and lepton_edge downloads nothing; if you mean the model of that name on the "
-            f"Hugging Face hub, fetch it first with 'hf download {text} --local-dir DIR' and load DIR"
-        )
-    raise ModelError(f"{text}: no such folder; expected a Hugging Face model folder or an embedded model: {known}")
 
 
 class Model:
@@ -423,8 +388,8 @@ class Model:
     ) -> list[NDArray[np.float32]]:
         """What an encoder gives of whole sequences of token ids, special tokens included: one array for each.
 
-        Float32 [T, N] where the model's head is for each token, else [N]; with `hidden`, the final hidden states [T, H],
-        which decoders give as well.  segments: 0 or 1 for each token, for models that tell two texts apart.
+        Float32 [T, N] where the model's head is for each token, else [N]; with `hidden`, the final hidden states
+        [T, H], which decoders give as well.  segments: 0 or 1 for each token, for models that tell two texts apart.
 
         Raises:
             RequestError: an argument is wrong, or the model has no such head.
@@ -507,4 +472,6 @@ class Model:
 
     def _need_text(self) -> None:
         if not self._spec.causal:
-            raise RequestError(f"{self._spec.family} models write no text; use run, or a task such as embed or classify")
+            raise RequestError(
+                f"{self._spec.family} models write no text; use run, or a task such as embed or classify"
+            )

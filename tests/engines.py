@@ -7,7 +7,7 @@ import numpy as np
 from lepton_edge.checkpoint.store import Weight
 from lepton_edge.kernels.machine import instruction_set
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, FeedForward, Layer, ModelSpec, Norm
 from lepton_edge.program.reference import Reference
 from lepton_edge.quant.formats import get_format
 from lepton_edge.runtime import Engine

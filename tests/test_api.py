@@ -251,13 +251,13 @@ def test_embedded_models(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "tree" / "pyproject.toml").touch()
     assert embedded.names() == ["stories"]
     source = tmp_path / "tree" / "weights" / "stories"
-    assert api.model_folder(None) == api.model_folder("stories") == embedded.find("stories") == source
+    assert embedded.model_folder(None) == embedded.model_folder("stories") == embedded.find("stories") == source
     shutil.copytree(folder, package / "weights" / "other")
     assert embedded.names() == ["other", "stories"]
     (tmp_path / "other").mkdir()
-    assert api.model_folder("other") == package / "weights" / "other"
+    assert embedded.model_folder("other") == package / "weights" / "other"
     shutil.copy(folder / "config.json", tmp_path / "other")
-    assert api.model_folder("other") == Path("other")
+    assert embedded.model_folder("other") == Path("other")
     assert embedded.find("nosuch") is None
     with pytest.raises(ModelError, match=r"or an embedded model: other, stories$"):
         lepton.load("nosuch")

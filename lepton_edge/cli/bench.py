@@ -168,8 +168,8 @@ def _tests(arguments: argparse.Namespace, engine: "Engine") -> Iterator[Test]:
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
     """The engine on test, with room for the longest one."""
-    from lepton_edge.api import model_folder
     from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.embedded import model_folder
     from lepton_edge.models.registry import spec_from_config, spec_of
     from lepton_edge.quant.random import RandomCheckpoint
     from lepton_edge.runtime import Engine

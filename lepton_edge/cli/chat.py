@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answers one message after the other, until there are no more."""
     import lepton_edge
-    from lepton_edge.api import model_folder
+    from lepton_edge.embedded import model_folder
     from lepton_edge.text.chat import ChatTemplates
 
     values = dict(map(_template_value, arguments.template_value))

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the summary, or what was asked for instead."""
-    from lepton_edge.api import model_folder
     from lepton_edge.checkpoint.store import Checkpoint
+    from lepton_edge.embedded import model_folder
     from lepton_edge.models.registry import families, spec_of
 
     if arguments.families:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
     from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.runtime import Engine
 
 __all__ = ["encode_all", "hidden_states"]
 
@@ -21,7 +23,7 @@ PACK = 64  # sequences in a step, at most: others are to have their turn
 
 
 def encode_all(
-    shared: SharedEngine, sequences: Sequence[Ids], segments: Sequence[Ids] | None, hidden: bool
+    shared: SharedEngine, sequences: Sequence[Ids], segments: Sequence[NDArray[np.int64]] | None, hidden: bool
 ) -> list[NDArray[np.float32]]:
     """One array for each sequence, as `Engine.encode` gives them; steps of other requests may come between.
 
@@ -36,8 +38,14 @@ def encode_all(
         for start, stop in _packs([len(ids) for ids in sequences], shared.engine.max_batch):
             kinds = None if segments is None else segments[start:stop]
             pack = sequences[start:stop]
-            found += shared.step(turn, lambda engine, pack=pack, kinds=kinds: engine.encode(pack, kinds, hidden))
+            found += shared.step(turn, partial(_encode, pack, kinds, hidden))
     return found
+
+
+def _encode(
+    pack: Sequence[Ids], kinds: Sequence[NDArray[np.int64]] | None, hidden: bool, engine: Engine
+) -> list[NDArray[np.float32]]:
+    return engine.encode(pack, kinds, hidden)
 
 
 def hidden_states(shared: SharedEngine, ids: Ids) -> NDArray[np.float32]:

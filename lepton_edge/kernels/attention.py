@@ -7,8 +7,6 @@ query rows, in chunks (see `attention_chunk.py`).  Of single tokens over long ca
 from collections.abc import Callable
 from functools import partial as bind
 
-import numpy as np
-
 from .attention_bias import LOG2E, start_bends, start_row_bends
 from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
 from .cache import Cache, cache, groups_of, page_of

@@ -1,4 +1,4 @@
-"""y[t] (+)= row id[t], or that of its position or segment, of an embedding table, as floats, whatever format the table has.
+"""y[t] (+)= row id[t], or that of its position or segment, of an embedding table of any format, as floats.
 
 The padding becomes zero: a token before may have left NaN there, which later ops would keep and spread.
 """

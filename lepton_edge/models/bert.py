@@ -1,6 +1,6 @@
 """BERT (arXiv:1810.04805)."""
 
-from .encoder import names, read_encoder, read_activation, with_head
+from .encoder import names, read_activation, read_encoder, with_head
 from .fields import Fields
 from .spec import ModelSpec
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from .fields import Fields
 from .rope import MAX_POSITIONS, RopeSpec, read_rope
-from .spec import HF_MODULES, Attention, ModelSpec, FeedForward, Layer, Names, Norm
+from .spec import HF_MODULES, Attention, FeedForward, Layer, ModelSpec, Names, Norm
 
 __all__ = [
     "alternating", "change_attention", "modules", "read_activation", "read_decoder", "read_kinds", "scale_residuals",

@@ -102,7 +102,7 @@ def with_head(spec: ModelSpec, fields: Fields, kind: str, *, pool: str = "each",
 
 
 def read_labels(fields: Fields) -> tuple[str, ...]:
-    """The names of a classifier's outputs: `id2label`, else LABEL_0, LABEL_1, … (`num_labels` of them, 2 by default)."""
+    """The names of a classifier's outputs: `id2label`, else LABEL_0, LABEL_1, … (`num_labels`, 2 by default)."""
     if not fields.has("id2label"):
         return tuple(f"LABEL_{i}" for i in range(fields.integer("num_labels", 1, MAX_LABELS, default=2)))
     return fields.numbered("id2label", MAX_LABELS)

@@ -6,7 +6,7 @@ from .decoder import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from .fields import Fields
 from .recurrent import Mamba, Mamba2
 from .rope import MAX_POSITIONS
-from .spec import Block, ModelSpec, Layer, Names, Norm
+from .spec import Block, Layer, ModelSpec, Names, Norm
 
 __all__ = ["read", "read2"]
 

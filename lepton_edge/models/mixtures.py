@@ -6,7 +6,7 @@ from typing import Any
 
 from .decoder import MAX_WIDTH, read_activation
 from .fields import Fields
-from .spec import ModelSpec, Experts
+from .spec import Experts, ModelSpec
 
 __all__ = ["read_experts", "sparse_layers", "with_experts"]
 

@@ -6,7 +6,7 @@ from .decoder import MAX_WIDTH, read_decoder, read_kinds, windows_of
 from .fields import Fields
 from .mixtures import read_experts, sparse_layers, with_experts
 from .rope import MAX_POSITIONS
-from .spec import ModelSpec, Experts, Norm
+from .spec import Experts, ModelSpec, Norm
 
 __all__ = ["read_qwen2_moe", "read_qwen3_moe"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-from .spec import Parts, linear
+from .parts import Parts, linear
 
 __all__ = ["ChannelMix4", "ChannelMix7", "Mamba", "Mamba2", "ShortConv", "TimeMix4", "TimeMix7"]
 

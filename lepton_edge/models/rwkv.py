@@ -6,7 +6,7 @@ from .decoder import MAX_HEAD_DIM, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, modules
 from .fields import Fields
 from .recurrent import ChannelMix4, ChannelMix7, TimeMix4, TimeMix7
 from .rope import MAX_POSITIONS
-from .spec import ModelSpec, Layer, Names, Norm
+from .spec import Layer, ModelSpec, Names, Norm
 
 __all__ = ["read4", "read7"]
 

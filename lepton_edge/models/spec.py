@@ -5,227 +5,20 @@ works on each token by itself.  Each kind of the two is a small class here, with
 in `program/blocks/`.
 """
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from ..checkpoint.stored import Stored
-from .rope import RopeSpec
+from .attention import Attention, Disentangled, Distances
+from .parts import HF_MODULES, Block, Names, Norm, Parts, linear
 
 __all__ = [
     "HF_MODULES", "Attention", "Block", "Disentangled", "Distances", "Experts", "FeedForward", "Head", "Layer",
     "ModelSpec", "Names", "Norm", "Parts",
 ]  # fmt: skip
 
-HF_MODULES: Mapping[str, str] = {
-    "embed": "model.embed_tokens",
-    "attn_norm": "model.layers.{layer}.input_layernorm",
-    "q": "model.layers.{layer}.self_attn.q_proj",
-    "k": "model.layers.{layer}.self_attn.k_proj",
-    "v": "model.layers.{layer}.self_attn.v_proj",
-    "o": "model.layers.{layer}.self_attn.o_proj",
-    "ffn_norm": "model.layers.{layer}.post_attention_layernorm",
-    "gate": "model.layers.{layer}.mlp.gate_proj",
-    "up": "model.layers.{layer}.mlp.up_proj",
-    "down": "model.layers.{layer}.mlp.down_proj",
-    "q_norm": "model.layers.{layer}.self_attn.q_norm",
-    "k_norm": "model.layers.{layer}.self_attn.k_norm",
-    "router": "model.layers.{layer}.mlp.gate",
-    "expert_gate": "model.layers.{layer}.mlp.experts.{expert}.gate_proj",
-    "expert_up": "model.layers.{layer}.mlp.experts.{expert}.up_proj",
-    "expert_down": "model.layers.{layer}.mlp.experts.{expert}.down_proj",
-    "shared_gate": "model.layers.{layer}.mlp.shared_expert.gate_proj",
-    "shared_up": "model.layers.{layer}.mlp.shared_expert.up_proj",
-    "shared_down": "model.layers.{layer}.mlp.shared_expert.down_proj",
-    "shared_switch": "model.layers.{layer}.mlp.shared_expert_gate",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-}
-
 STACKED = ("experts_in", "experts_out")  # matrices one behind the other
-
-Parts = dict[str, tuple[int, ...]]  # the tensors of a layer by our names: weights [outputs, inputs], vectors [outputs]
-
-
-@dataclass(frozen=True)
-class Names:
-    """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each,
-    in which {layer} and {expert}, or {head}, stand for numbers.
-
-    A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
-    checkpoint stores in another order than ours; packed ones never are.
-    """
-
-    modules: Mapping[str, str] = field(default_factory=lambda: HF_MODULES)
-    stored: Mapping[str, Stored] = field(default_factory=dict)
-
-    def name(self, part: str, layer: int | None = None) -> str:
-        """The tensor of `part`: `q` is q's weight, `q.bias` its bias, and `expert_up@3` that of expert 3.
-
-        `layer` is needed for the parts of a layer.
-
-        >>> Names().name("q.bias", 3)
-        'model.layers.3.self_attn.q_proj.bias'
-        """
-        module, _, kind = part.partition(".")
-        module, _, expert = module.partition("@")
-        path = self.modules[module].format(layer=layer, expert=expert, head=expert)
-        if path.endswith("="):
-            return path[:-1] + (f"_{kind}" if kind else "")
-        return f"{path}.{kind or 'weight'}"
-
-    def without_prefix(self) -> "Names":
-        """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
-        prefix = self.modules["embed"].partition(".")[0] + "."
-        return replace(self, modules={part: module.removeprefix(prefix) for part, module in self.modules.items()})
-
-
-@dataclass(frozen=True)
-class Norm:
-    """How activations are normed: kind `rms` (arXiv:1910.07467) or `layer` (arXiv:1607.06450).
-
-    plus_one: the stored weight is the factor less 1. Without `weight` the factor is 1.
-    """
-
-    eps: float = 1e-6
-    kind: str = "rms"
-    weight: bool = True
-    bias: bool = False
-    plus_one: bool = False
-
-    def parts(self, part: str, width: int) -> Parts:
-        """The tensors of the norm called `part`."""
-        weight: Parts = {part: (width,)} if self.weight else {}
-        return weight | ({f"{part}.bias": (width,)} if self.bias else {})
-
-
-@dataclass(frozen=True)
-class Distances:
-    """A learned number for each head and bucket of distances is added to scores (arXiv:1910.10683, section 2.1).
-
-    Distances from `reach` on share the last bucket.  both: half of the buckets are for what comes later.
-    """
-
-    buckets: int = 32
-    reach: int = 128
-    both: bool = True
-
-    def bucket(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The buckets of distances, position seen - own one; in float32 where the boundaries are computed so."""
-        count = self.buckets // 2 if self.both else self.buckets
-        away = np.abs(distances) if self.both else np.maximum(-distances, 0)
-        exact = count // 2
-        part = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(
-            math.log(self.reach / exact)
-        )
-        far = np.minimum(exact + (part * np.float32(count - exact)).astype(np.int64), count - 1)
-        found: NDArray[np.int64] = np.where(away < exact, away, far)
-        return found + np.where(distances > 0, count, 0) if self.both else found
-
-
-@dataclass(frozen=True)
-class Disentangled:
-    """Scores have two more terms: what the query says of the distance, and what the key says of it (arXiv:2006.03654).
-
-    A table `rel` [2 * buckets, hidden], normed by `rel_norm` where `norm` is given, goes through the weights of k for
-    the first term (`query`), through those of q for the second (`key`).  reach: where it is above 0, distances beyond
-    half of the buckets share buckets by their logarithms, up to about there.
-    """
-
-    buckets: int
-    reach: int = 0
-    query: bool = True
-    key: bool = True
-    norm: Norm | None = None
-
-    def index(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the table for distances, own position - the one seen (DeBERTa-v2's `make_log_bucket_position`)."""
-        away, middle = np.abs(distances), self.buckets // 2
-        rows = distances
-        if self.reach:
-            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / math.log((self.reach - 1) / middle)
-            far = np.ceil(part * np.float32(middle - 1)) + middle
-            rows = np.where(away <= middle, distances, far * np.sign(distances)).astype(np.int64)
-        found: NDArray[np.int64] = np.clip(rows + self.buckets, 0, 2 * self.buckets - 1)
-        return found
-
-
-@dataclass(frozen=True)
-class Attention:
-    """A mixer: attention of `heads` query heads that share `kv_heads` key and value heads.
-
-    rope: None for no rotary positions.  window: None for full attention, or how many positions a token sees, itself
-    included (position p sees p - window + 1 .. p).  scale: of the scores; None for 1 / sqrt(head_dim).
-    layout: `apart`, q, k and v have a weight each; `joined`, one weight `qkv` has the rows of q, then k, then v;
-    `grouped`, it has for each key head the rows of its queries, its key, and its value.
-    qk_norm: how q and k are normed, over a head (`head`), with weights for each head in one tensor (`heads`) or in one
-    each (`each`), or over `all` heads at once.
-    cap: scores become cap * tanh(scores / cap).  clip: q, k and v are cut off at +-clip.  0 for neither.
-    slopes: ALiBi's (arXiv:2108.12409), one for each query head, or none.  sinks: each query head has a learned score
-    that takes its share of the softmax, and no value (arXiv:2309.17453).
-    growth: q at position p is multiplied by 1 + growth * ln(1 + p // growth_every) (arXiv:2501.19399, as Llama 4 and
-    Ministral 3 have it); not with norms of heads, which would take it back.  0 for none.
-    sight: what a token sees: `causal`, positions up to its own; `whole`, its whole sequence, with a window as many
-    positions behind as before; `memory`, what an encoder has left.  prefix: of the parts' names.
-    """
-
-    PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm", "distances", "rel")  # never packed
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope: RopeSpec | None = None
-    window: int | None = None
-    qkv_bias: bool = False
-    o_bias: bool = False
-    layout: str = "apart"
-    scale: float | None = None
-    qk_norm: Norm | None = None
-    qk_norm_over: str = "head"
-    cap: float = 0.0
-    clip: float = 0.0
-    slopes: tuple[float, ...] = ()
-    sinks: bool = False
-    growth: float = 0.0
-    growth_every: int = 1
-    sight: str = "causal"
-    distances: Distances | None = None
-    disentangled: Disentangled | None = None
-    prefix: str = ""
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a key head."""
-        return self.heads // self.kv_heads
-
-    def parts(self, hidden: int) -> Parts:
-        """The tensors of a layer."""
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        rows = {"q": query, "k": key, "v": key} if self.layout == "apart" else {"qkv": query + 2 * key}
-        parts: Parts = {}
-        for part, outputs in rows.items():
-            parts |= linear(self.prefix + part, outputs, hidden, self.qkv_bias)
-        if self.qk_norm is not None:
-            for part, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
-                if self.qk_norm_over == "heads":
-                    parts[part] = (heads, self.head_dim)
-                elif self.qk_norm_over == "each":
-                    parts |= {f"{part}@{head}": (self.head_dim,) for head in range(heads)}
-                else:
-                    parts |= self.qk_norm.parts(part, self.head_dim * (heads if self.qk_norm_over == "all" else 1))
-        if self.sinks:
-            parts["sinks"] = (self.heads,)
-        if self.distances is not None:
-            parts["distances"] = (self.distances.buckets, self.heads)
-        if self.disentangled is not None:
-            parts["rel"] = (2 * self.disentangled.buckets, hidden)
-            if self.disentangled.norm is not None:
-                parts |= self.disentangled.norm.parts("rel_norm", hidden)
-        return parts | linear(self.prefix + "o", hidden, query, self.o_bias)
 
 
 @dataclass(frozen=True)
@@ -298,16 +91,6 @@ class Experts:
         return parts
 
 
-class Block(Protocol):
-    """What a mixer and a feed-forward have in common.  PARAMETERS: parts that are never packed, whatever the shape."""
-
-    PARAMETERS: ClassVar[tuple[str, ...]]
-
-    def parts(self, hidden: int) -> Parts:
-        """The tensors of a layer."""
-        ...
-
-
 @dataclass(frozen=True)
 class Layer:
     """One layer: x += mixer(norm(x)), then x += feed_forward(norm(x)) where there is one, unless `ModelSpec` says
@@ -324,8 +107,8 @@ class Head:
     kind: `classes`, `tokens` (classes of each token), `span` (where an answer begins and ends) or `mask` (the token in
     a masked place).  pool: whose state is read: `each` token's, the `first` one's, the `last` one's, or their `mean`.
     dense: the activation of a dense layer before the output, `dense_width` wide (0: as the model), normed then if
-    `dense_norm`; "" for none.  tied: the output's weight is the embedding table.  bias, dense_bias: whether there is one.
-    labels: of the outputs.  several: labels do not exclude each other.
+    `dense_norm`; "" for none.  tied: the output's weight is the embedding table.  bias, dense_bias: whether they have
+    one.  labels: of the outputs.  several: labels do not exclude each other.
     """
 
     outputs: int
@@ -377,7 +160,7 @@ class ModelSpec:
     hidden: int
     layers: tuple[Layer, ...]
     context: int
-    norm: Norm = Norm()
+    norm: Norm = field(default_factory=Norm)
     tied: bool = False
     head_bias: bool = False
     embed_scale: float = 1.0
@@ -489,8 +272,3 @@ class ModelSpec:
         for i in range(len(self.layers)):
             parts |= {(part, i): shape for part, shape in self.layer_parts(i).items()}
         return parts
-
-
-def linear(part: str, outputs: int, inputs: int, bias: bool = False) -> Parts:
-    """The tensors of a linear map."""
-    return {part: (outputs, inputs), **({f"{part}.bias": (outputs,)} if bias else {})}

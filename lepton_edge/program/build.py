@@ -1,4 +1,4 @@
-"""Lower a decoder to a program: the order of a model's parts, and the operands and rows that its blocks share."""
+"""Lower a model to a program: the order of a model's parts, and the operands and rows that its blocks share."""
 
 import math
 import zlib
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError, UnsupportedModelError
-from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE, TOP, summary_sizes
-from ..kernels.ops import ACTIVATIONS, ALWAYS, BY_ID, BY_POSITION, BY_SEGMENT, LARGE, NEVER, TOKENS, WANTED
+from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE
+from ..kernels.ops import ALWAYS, BY_ID, BY_POSITION, BY_SEGMENT, LARGE, NEVER, TOKENS, WANTED
 from ..models.rope import RopeSpec
-from ..models.spec import Head, ModelSpec, Norm
+from ..models.spec import ModelSpec, Norm
 from ..quant.formats import get_format
 from .blocks import BLOCKS, Block
 from .low_rank import LowRank
+from .outputs import write_outputs
 from .recurrent import blocked
 from .table import Buffer, Program, Row, pad
 
@@ -32,7 +33,7 @@ Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def build_program(
     spec: ModelSpec, weight: Callable[[str], Weight], kv_dtype: str, context: int, adapter: "Adapter | None" = None
 ) -> Program:
-    """The program of a decoder, as an adapter changes it.
+    """The program of a model, as an adapter changes it.
 
     `weight(name)` gives a tensor of the model, in the format in which it shall run.
     """
@@ -68,13 +69,7 @@ class Builder:
         self.embed()
         for i in range(len(self.spec.layers)):
             self.layer(i)
-        if self.spec.causal:
-            self.language_head()
-            self.summary()
-        else:
-            self.states()
-            if self.spec.head is not None:
-                self.head(self.spec.head)
+        write_outputs(self)
         return self.program
 
     # -- parts of the model ---------------------------------------------------------------------------------
@@ -139,7 +134,7 @@ class Builder:
         return [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
 
     def readers(self, i: int, n: int) -> list[str]:
-        """The weights that read `h` in block n of layer i, or in the first one of the next layer; none after the last."""
+        """The weights that read `h` in block n of layer i, or first in the next layer; none after the last."""
         parts = self.blocks_of(i)
         if n == len(parts):
             i, n = i + 1, 0
@@ -157,80 +152,6 @@ class Builder:
             self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
         elif not self.spec.norm_sum or (i == 0 and norm == "attn_norm"):  # else the norm before has done it
             self.quantize(f"layer {i}", "h", readers)
-
-    def states(self) -> None:
-        """`x`: the hidden states that an encoder gives."""
-        if self.spec.final_norm:
-            self.norm("final_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
-        self.program.state_rows = len(self.program.rows)
-
-    def head(self, head: Head) -> None:
-        """`x` of the wanted tokens, or of their sequences, to what the head gives of them in `logits`."""
-        x, out = self.buffer("last", self.spec.hidden, WANTED), "embed" if head.tied else "head"
-        self.emit("average" if head.pool == "mean" else "gather", "head", WANTED, x="x", ldx=self.ld("x"), y=x,
-                  ldy=self.ld(x), n=self.ld(x))  # fmt: skip
-        if head.dense:
-            self.quantize("head_dense", x, [self.use_weight("head_dense")])
-            y = self.buffer("dense", head.dense_width or self.spec.hidden, WANTED)
-            self.linear("head_dense", None, x, y)
-            x, reader = y, self.use_weight(out)
-            self.activated(head.dense, "head_dense", x, [] if head.dense_norm else [reader])
-            if head.dense_norm:
-                self.norm("head_norm", None, x, x, [reader], own=False, barrier=ALWAYS)
-        else:
-            self.quantize("head", x, [self.use_weight(out)])
-        self.buffer("logits", head.outputs, WANTED)
-        self.product(self.use_weight(out), "head", x, "logits", bias=self.bias("head", None))
-        self.program.logits_rows = len(self.program.rows)
-
-    def activated(self, kind: str, label: str, x: str, readers: list[str]) -> None:
-        """x = activation(x), and its records where a weight among `readers` is packed."""
-        held, ld = self.program.buffers[x], self.ld(x)
-        if kind == "tanh":
-            self.emit("squash", label, held.count, y=x, ld=ld, n=held.columns, logistic=0,
-                      records=self.records(x, readers))  # fmt: skip
-        else:
-            self.emit("activate", label, held.count, gate=x, up=None, ldx=ld, y=x, ldy=ld, n=held.columns,
-                      activation=ACTIVATIONS.index(kind), records=self.records(x, readers), groups=ld // GROUP)  # fmt: skip
-
-    def language_head(self) -> None:
-        """`x` of the wanted tokens to `logits`."""
-        spec, part, x = self.spec, "embed" if self.spec.tied else "head", "last"
-        self.buffer("last", spec.hidden, WANTED)
-        self.emit("gather", "head", WANTED, x="x", ldx=self.ld("x"), y=x, ldy=self.ld(x), n=self.ld(x))
-        readers = [self.use_weight("project_out" if spec.embed_width else part)]
-        if spec.final_norm:
-            x = self.buffer("last_h", spec.hidden, WANTED)
-            self.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
-        else:
-            self.quantize("head", x, readers)
-        self.program.states, self.program.state_rows = x, len(self.program.rows)
-        if spec.embed_width:
-            y = self.buffer("last_out", spec.embed_width, WANTED)
-            self.linear("project_out", None, x, y, own=spec.final_norm)
-            x = y
-            self.quantize("head", x, [self.use_weight(part)])
-        self.buffer("logits", spec.vocab, WANTED)
-        self.product(self.use_weight(part), "head", x, "logits", bias=self.bias("head", None), own=x == "last_h",
-                     delta=self.delta("head"))  # fmt: skip
-        if spec.logit_cap:
-            self.emit("limit", "head", WANTED, x="logits", ldx=self.ld("logits"), n=spec.vocab, limit=spec.logit_cap,
-                      soft=1)  # fmt: skip
-
-    def summary(self) -> None:
-        """What a sampler reads of the logits; an executor may stop before these rows."""
-        program, vocab = self.program, self.spec.vocab
-        chunks, size = summary_sizes(vocab)
-        for buffer in (
-            Buffer("peaks", size, WANTED), Buffer("top", TOP + 2 + chunks, WANTED),
-            Buffer("top_ids", TOP, WANTED, integers=True),
-        ):  # fmt: skip
-            program.buffers[buffer.name] = buffer
-        program.logits_rows = len(program.rows)
-        logits: dict[str, Any] = dict(x="logits", ldx=self.ld("logits"), n=vocab)
-        self.emit("block_peaks", "summary", WANTED, y="peaks", ldy=self.ld("peaks"), **logits)
-        self.emit("top", "summary", WANTED, peaks="peaks", ldp=self.ld("peaks"), y="top", ldy=self.ld("top"),
-                  ids="top_ids", **logits)  # fmt: skip
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -440,7 +361,8 @@ class Builder:
 
     def made(self, name: str, values: NDArray[np.float32]) -> str:
         """Take a matrix that is computed, and not stored, into the program as an f32 weight; -> its name."""
-        self.program.weights[name] = Weight(name, "f32", values.shape, np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+        data = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+        self.program.weights[name] = Weight(name, "f32", values.shape, data)
         return name
 
     def constant(self, values: tuple[float, ...]) -> str | None:

@@ -96,7 +96,8 @@ def _attention(row: Row, slots: Ints, positions: Ints, position_bytes: int) -> t
 
 def _activations(program: Program, row: Row) -> int:
     """Bytes of one token's row in every activation that is named; an embedding reads a row of its weight too."""
-    named = [str(row.values[name]) for name, kind in OPS[row.op].fields if kind == "a" and row.values.get(name) is not None]
+    given = (row.values.get(name) for name, kind in OPS[row.op].fields if kind == "a")
+    named = [str(name) for name in given if name is not None]
     total = 0
     for buffer in (program.buffers[name] for name in named):
         # Records are shared by rows of several sizes: this row fills its own groups of them.

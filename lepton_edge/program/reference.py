@@ -342,7 +342,8 @@ def attention(run: Reference, row: Values) -> None:
         if row["slopes"] is not None:
             away = np.arange(first, last + 1) - position
             scores = scores + run.param(row["slopes"], row["heads"]).reshape(kv_heads, -1, 1) * away
-        scores = scores + _of_distance(run, row, t, np.arange(first, last + 1) - position).reshape(kv_heads, -1, last + 1 - first)
+        added = _of_distance(run, row, t, np.arange(first, last + 1) - position)
+        scores = scores + added.reshape(kv_heads, -1, last + 1 - first)
         if row.get("sinks") is not None:  # one more position, whose value is zero
             sinks = run.param(row["sinks"], row["heads"]).reshape(kv_heads, -1, 1)
             scores = np.concatenate([scores, sinks], axis=2)

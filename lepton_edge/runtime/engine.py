@@ -230,9 +230,9 @@ class Engine:
 
         tokens, slots, positions: [T] integers.  A sequence's positions must continue it without a gap.  wanted: [M]
         rising indices into the batch.  plan: of `add_adapter`; None for the model alone.  All tokens of a sequence
-        should be run with the same one.  hidden: [M, H], what the head reads, instead.  Raises RequestError for wrong arguments, ContextLengthError past the context,
-        Cancelled after `cancel`; the sequences' lengths then count only steps that were finished, and where a model
-        cannot truncate, the sequences of the step that was not are empty.
+        should be run with the same one.  hidden: [M, H], what the head reads, instead.  Raises RequestError for wrong
+        arguments, ContextLengthError past the context, Cancelled after `cancel`; the sequences' lengths then count only
+        steps that were finished, and where a model cannot truncate, the sequences of the step that was not are empty.
         """
         with self._lock:
             self._check_causal(True)

@@ -30,8 +30,8 @@ class Plan:
     """A program, its table with addresses in it, and the activations that it names.
 
     An adapter's plan shares with the model's what both have: weights, activations, angles, and the executor's cache.
-    table: int64 [rows, ROW].  at: its address.  step_bytes: of weights that a step of one token reads.  room: tokens of a
-    step, at most.  max_wanted: those whose logits are wanted.
+    table: int64 [rows, ROW].  at: its address.  step_bytes: of weights that a step of one token reads.  room: tokens of
+    a step, at most.  max_wanted: those whose logits are wanted.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from golden.recurrent import CONFIGS
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import spec_from_config, spec_of
 from lepton_edge.models.rope import Dynamic
-from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, FeedForward, Layer, ModelSpec, Norm
 
 PLAIN = [recipe for recipe in RECIPES if recipe.name not in CONFIGS]  # those that golden.naive knows
 ATTENTION, FEED_FORWARD = ({field.name for field in fields(part)} for part in (Attention, FeedForward))

@@ -18,7 +18,7 @@ from lepton_edge.errors import ConfigError, RequestError, UnsupportedModelError
 from lepton_edge.models import registry
 from lepton_edge.models.registry import families, register, spec_from_config, spec_of
 from lepton_edge.models.rope import RopeSpec
-from lepton_edge.models.spec import Attention, ModelSpec, FeedForward, Layer, Norm
+from lepton_edge.models.spec import Attention, FeedForward, Layer, ModelSpec, Norm
 from lepton_edge.runtime import Engine
 
 WHERE = "/models/some/config.json"

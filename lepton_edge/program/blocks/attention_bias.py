@@ -51,9 +51,9 @@ def _terms(b: "Builder", spec: Attention, terms: Disentangled, i: int, heads: di
         for head in range(spec.heads):
             part = made[:, head * d : (head + 1) * d]
             last = field == "k_terms" and head == spec.heads - 1
-            b.multiply(b.made(f"layer {i} {field} {head}", part), f"layer {i} {field}", b.part_of(heads[x], f"{x} {head}", head * d),
-                       b.part_of(y, f"{field} {head}", head * rows), bias=None,
-                       barrier=ALWAYS if last else NEVER)  # fmt: skip
+            b.multiply(b.made(f"layer {i} {field} {head}", part), f"layer {i} {field}",
+                       b.part_of(heads[x], f"{x} {head}", head * d), b.part_of(y, f"{field} {head}", head * rows),
+                       bias=None, barrier=ALWAYS if last else NEVER)  # fmt: skip
     return found
 
 

@@ -67,7 +67,7 @@ SHAPE = """| | |
 | architecture | BertForSequenceClassification: {layers} layers, hidden {hidden}, {heads} heads, ffn {feed_forward} |
 | parameters | {parameters:,}; packed to q8, {nbytes:,} bytes |
 | tokenizer | byte-level BPE of its own, {vocab} tokens; {reads} |
-| context | 512 tokens; trained on texts of up to {length} |
+| context | 512 tokens; trained on texts of up to {length} tokens |
 | training | {rows:,} rows, {epochs} epochs, {cpu:.0f} s on one core; seed {seed} |"""
 
 

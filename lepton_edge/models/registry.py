@@ -46,11 +46,6 @@ __all__ = ["families", "register", "spec_from_config", "spec_of"]
 ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], ModelSpec]] = {
-    "BertForMaskedLM": bert.read_mask,
-    "BertForQuestionAnswering": bert.read_answers,
-    "BertForSequenceClassification": bert.read_classes,
-    "BertForTokenClassification": bert.read_tokens,
-    "BertModel": bert.read,
     "BloomForCausalLM": bloom.read,
     "Cohere2ForCausalLM": cohere.read_cohere2,
     "CohereForCausalLM": cohere.read,
@@ -93,6 +88,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    **bert.ARCHITECTURES,
 }
 
 

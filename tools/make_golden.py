@@ -230,7 +230,8 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    parser.add_argument("names", nargs="*", choices=[[], "adapters", "encoders", "families", *recipes.BY_NAME], metavar="NAME")
+    together = ("adapters", "encoders", "families")
+    parser.add_argument("names", nargs="*", choices=[[], *together, *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -242,7 +243,7 @@ def main() -> None:
     if "encoders" in arguments.names:
         make_encoders()
     for name in arguments.names or recipes.BY_NAME:
-        if name not in ("adapters", "encoders", "families"):
+        if name not in together:
             make_model(recipes.BY_NAME[name])
     if not arguments.names:
         make_families()

@@ -51,8 +51,8 @@ def read_encoder(
     """The spec of an encoder with BERT's field names: norms of sums, learned positions, biases everywhere.
 
     norm: its kind; `eps` names the field with its epsilon.  attention, feed_forward: options of `Attention` and
-    `FeedForward`.  first_position: the row of position 0.  segments: the default of type_vocab_size; None: no such
-    table.  model: options of `ModelSpec`.  Raises ConfigError or UnsupportedModelError.
+    `FeedForward`.  first_position: the row of position 0.  segments: the default of type_vocab_size, which may be 0
+    where that is; None: no such table.  model: options of `ModelSpec`.  Raises ConfigError or UnsupportedModelError.
     """
     fields.refuse_quantized()
     if fields.flag("is_decoder", default=False) or fields.flag("add_cross_attention", default=False):
@@ -67,7 +67,8 @@ def read_encoder(
                             **{"bias": True, "gated": False, **(feed_forward or {})})  # fmt: skip
     norm = norm or Norm(1e-12, "layer", bias=True)
     positions = fields.integer("max_position_embeddings", first_position + 1, MAX_POSITIONS)
-    low = fields.number(eps, low=1e-30, high=1.0, default=norm.eps)
+    epsilon = fields.number(eps, low=1e-30, high=1.0, default=norm.eps)
+    kinds = 0 if segments is None else fields.integer("type_vocab_size", min(segments, 1), MAX_SEGMENTS, segments)
     options: dict[str, Any] = dict(
         positions=positions, norm_before=False, norm_sum=True, embed_norm=True, final_norm=False,
     )  # fmt: skip
@@ -77,10 +78,10 @@ def read_encoder(
         hidden=hidden,
         layers=(Layer(mixer, following),) * layers,
         context=positions - first_position,
-        norm=replace(norm, eps=low),
+        norm=replace(norm, eps=epsilon),
         causal=False,
         first_position=first_position,
-        segments=0 if segments is None else fields.integer("type_vocab_size", 1, MAX_SEGMENTS, default=segments),
+        segments=kinds,
         names=names,
         **{**options, **model},
     )

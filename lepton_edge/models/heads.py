@@ -50,7 +50,7 @@ def _read(read: Reader, kind: str, form: Form, fields: Fields) -> ModelSpec:
     """The spec of a model with a head."""
     spec = read(fields)
     parts = {"head": form.head, "head_dense": form.dense, "head_norm": form.norm}
-    modules = spec.names.modules | {part: module for part, module in parts.items() if module}
+    modules = {**spec.names.modules, **{part: module for part, module in parts.items() if module}}
     options: dict[str, Any] = {}
     if form.dense:
         given = bool(form.field) and fields.has(form.field)

@@ -79,9 +79,8 @@ class Names:
         """
         found = {}
         for part, module in self.modules.items():
-            if module.endswith("LayerNorm") and self.name(part, 0) not in stored:
-                if f"{module.format(layer=0)}.gamma" in stored:
-                    found |= {part: f"{module}.gamma=", f"{part}.bias": f"{module}.beta"}
+            if module.endswith("LayerNorm") and f"{module.format(layer=0)}.gamma" in stored:
+                found |= {part: f"{module}.gamma=", f"{part}.bias": f"{module}.beta"}
         head, inner, _ = self.modules.get("head", "").rpartition(".")
         if inner and self.name("head.bias") not in stored and f"{head}.bias" in stored:
             found["head.bias"] = f"{head}.bias"

@@ -9,9 +9,12 @@ from typing import Any
 from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
+    albert,
     bert,
     bloom,
     cohere,
+    distilbert,
+    electra,
     exaone4,
     falcon,
     gemma,
@@ -25,6 +28,7 @@ from . import (
     mamba,
     mistral,
     mixtral,
+    mpnet,
     mpt,
     olmo,
     olmoe,
@@ -33,6 +37,7 @@ from . import (
     qwen2,
     qwen3,
     qwen_moe,
+    roberta,
     rwkv,
     smollm3,
     stablelm,
@@ -88,7 +93,12 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    **albert.ARCHITECTURES,
     **bert.ARCHITECTURES,
+    **distilbert.ARCHITECTURES,
+    **electra.ARCHITECTURES,
+    **mpnet.ARCHITECTURES,
+    **roberta.ARCHITECTURES,
 }
 
 

@@ -89,7 +89,17 @@ def _other(name: str, of: str, lengths: tuple[int, ...] | None = None, stored: t
     return Encoder(name, like.config | fields, lengths or like.lengths, bare, stored, twice)
 
 
-ENCODERS = _family("Bert", "bert", _sizes(48, 70, 3))
+DISTILLED = {"dim": 48, "hidden_dim": 70, "n_heads": 3, "n_layers": 2, "vocab_size": 41, "max_position_embeddings": 200}
+ENCODERS = [
+    *_family("Bert", "bert", _sizes(48, 70, 3)),
+    *_family("Roberta", "roberta", _sizes(48, 70, 3), layer_norm_eps=1e-5, type_vocab_size=1),
+    *_family("XLMRoberta", "xlm-roberta", _sizes(48, 64, 4), type_vocab_size=1),
+    *_family("Camembert", "camembert", _sizes(60, 64, 5)),
+    *_family("DistilBert", "distilbert", DISTILLED, sinusoidal_pos_embds=True),
+    *_family("Electra", "electra", _sizes(48, 64, 3), embedding_size=20),
+    *_family("MPNet", "mpnet", _sizes(48, 70, 3)),
+    *_family("Albert", "albert", _sizes(48, 64, 3), embedding_size=24),
+]  # fmt: skip
 ENCODERS += [
     _other("bert_prefix", "bert_model", hidden_size=60, num_attention_heads=5, hidden_act="gelu_new"),
     _other("bert_old", "bert_mask",
@@ -100,6 +110,9 @@ ENCODERS += [
     _other("bert_both", "bert_mask", stored=(("predictions.decoder.bias", "predictions.bias"),),
            twice=(("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),)),
     _other("bert_one_label", "bert_classes", id2label={"0": "score"}, label2id={"score": 0}, type_vocab_size=4),
+    _other("roberta_padding", "roberta_tokens", pad_token_id=2),
+    _other("electra_wide", "electra_mask", embedding_size=48),
+    _other("albert_wide", "albert_model", embedding_size=48, num_hidden_layers=3, hidden_act="gelu"),
 ]  # fmt: skip
 BY_NAME = {encoder.name: encoder for encoder in ENCODERS}
 

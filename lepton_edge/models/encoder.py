@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from .decoder import MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, read_activation
+from .decoder import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, read_activation
 from .fields import Fields
 from .rope import MAX_POSITIONS
 from .spec import Attention, FeedForward, Head, Layer, ModelSpec, Names, Norm
@@ -59,8 +59,8 @@ def read_encoder(
         raise fields.unsupported("is_decoder", "false")
     hidden, layers = fields.integer("hidden_size", 1, MAX_WIDTH), fields.integer("num_hidden_layers", 1, MAX_LAYERS)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
-    if hidden % heads:
-        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    if hidden % heads or hidden // heads > MAX_HEAD_DIM:
+        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}, at most {MAX_HEAD_DIM} times it")
     mixer = Attention(heads, heads, hidden // heads, sight="whole",
                       **{"qkv_bias": True, "o_bias": True, **(attention or {})})  # fmt: skip
     following = FeedForward(fields.integer("intermediate_size", 1, MAX_WIDTH), read_activation(fields, activation),

@@ -77,7 +77,7 @@ class Names:
         A LayerNorm may have `gamma` and `beta`, and the bias of an output whose weight is the embedding may lie beside
         it: `lm_head.bias` for `lm_head.decoder.bias`.
         """
-        found = {}
+        found: dict[str, str] = {}
         for part, module in self.modules.items():
             if module.endswith("LayerNorm") and f"{module.format(layer=0)}.gamma" in stored:
                 found |= {part: f"{module}.gamma=", f"{part}.bias": f"{module}.beta"}

@@ -19,7 +19,7 @@ from lepton_edge.models.spec import ModelSpec
 
 from .recipe import GOLDEN, _hash, _normal, _write_safetensors
 
-LENGTHS = (1, 5, 12, 8)
+LENGTHS = (1, 4, 10, 7)
 LONG = (3, 150, 40)  # beyond windows and distances, for heads that give little
 FIRST = 3  # ids below are left out: transformers counts no position for a padding token
 LOUD = {"query", "key", "q_lin", "k_lin", "query_proj", "key_proj", "q", "k", "Wqkv"}
@@ -68,14 +68,16 @@ HEADS = {"Model": LENGTHS, "ForSequenceClassification": LONG, "ForTokenClassific
          "ForQuestionAnswering": LONG, "ForMaskedLM": LENGTHS}  # fmt: skip
 
 
-def _family(name: str, kind: str, sizes: dict[str, Any], heads: str = "Model classes tokens span mask",
+def _family(name: str, kind: str, *sizes: dict[str, Any], heads: str = "Model classes tokens span mask",
             **fields: Any) -> list[Encoder]:
     """A model with each of the heads: NAME, NAME_classes, ..."""
     found = []
     for head, (end, lengths) in zip(("Model", "classes", "tokens", "span", "mask"), HEADS.items(), strict=True):
         if head not in heads:
             continue
-        config = {"architectures": [name + end], "model_type": kind} | sizes | fields
+        config = {"architectures": [name + end], "model_type": kind}
+        for part in (*sizes, fields):
+            config |= part
         if head in ("classes", "tokens"):
             config |= {"id2label": LABELS, "label2id": {word: int(i) for i, word in LABELS.items()}}
         found.append(Encoder(f"{name.lower()}_{head.lower()}", config, lengths, bare=head == "Model"))
@@ -90,6 +92,18 @@ def _other(name: str, of: str, lengths: tuple[int, ...] | None = None, stored: t
 
 
 DISTILLED = {"dim": 48, "hidden_dim": 70, "n_heads": 3, "n_layers": 2, "vocab_size": 41, "max_position_embeddings": 200}
+MODERN = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2,
+          "local_attention": 9}  # fmt: skip
+DISENTANGLED = {
+    "relative_attention": True, "position_buckets": 16, "max_relative_positions": -1, "share_att_key": True,
+    "pos_att_type": "p2c|c2p", "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
+}  # fmt: skip
+NOMIC = {
+    "n_embd": 64, "n_inner": 96, "n_head": 4, "n_layer": 2, "n_positions": 256, "vocab_size": 41,
+    "layer_norm_epsilon": 1e-12, "activation_function": "swiglu", "causal": False, "prenorm": False,
+    "qkv_proj_bias": False, "rotary_emb_base": 500, "rotary_emb_fraction": 1.0, "rotary_scaling_factor": None,
+    "type_vocab_size": 2,
+}  # fmt: skip
 ENCODERS = [
     *_family("Bert", "bert", _sizes(48, 70, 3)),
     *_family("Roberta", "roberta", _sizes(48, 70, 3), layer_norm_eps=1e-5, type_vocab_size=1),
@@ -99,6 +113,10 @@ ENCODERS = [
     *_family("Electra", "electra", _sizes(48, 64, 3), embedding_size=20),
     *_family("MPNet", "mpnet", _sizes(48, 70, 3)),
     *_family("Albert", "albert", _sizes(48, 64, 3), embedding_size=24),
+    *_family("ModernBert", "modernbert", _sizes(48, 64, 3, layers=4), MODERN, global_rope_theta=900.0,
+             local_rope_theta=70.0),
+    *_family("NomicBert", "nomic_bert", _sizes(48, 64, 3), heads="Model classes tokens mask"),
+    *_family("DebertaV2", "deberta-v2", _sizes(48, 70, 3), DISENTANGLED),
 ]  # fmt: skip
 ENCODERS += [
     _other("bert_prefix", "bert_model", hidden_size=60, num_attention_heads=5, hidden_act="gelu_new"),
@@ -110,6 +128,18 @@ ENCODERS += [
     _other("bert_both", "bert_mask", stored=(("predictions.decoder.bias", "predictions.bias"),),
            twice=(("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),)),
     _other("bert_one_label", "bert_classes", id2label={"0": "score"}, label2id={"score": 0}, type_vocab_size=4),
+    _other("modernbert_mean", "modernbert_classes", classifier_pooling="mean", classifier_activation="relu",
+           classifier_bias=True, local_attention=8, global_attn_every_n_layers=2),
+    _other("modernbert_biases", "modernbert_mask", norm_bias=True, attention_bias=True, mlp_bias=True,
+           decoder_bias=False, hidden_activation="silu", num_attention_heads=2),
+    _other("modernbert_new", "modernbert_model", bare=True, layer_types=["sliding_attention", "full_attention"] * 2,
+           rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}),
+    _other("deberta_raw", "debertav2_tokens", position_buckets=-1, max_relative_positions=100, norm_rel_ebd="none",
+           position_biased_input=True, type_vocab_size=2, pos_att_type=["c2p"]),
+    _other("deberta_keys", "debertav2_tokens", pos_att_type=["p2c"], position_buckets=32, max_relative_positions=100),
+    _other("deberta_plain", "debertav2_span", relative_attention=False, position_biased_input=True,
+           norm_rel_ebd="none"),
     _other("roberta_padding", "roberta_tokens", pad_token_id=2),
     _other("electra_wide", "electra_mask", embedding_size=48),
     _other("albert_wide", "albert_model", embedding_size=48, num_hidden_layers=3, hidden_act="gelu"),

@@ -9,9 +9,13 @@ from typing import Any
 from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
+    albert,
     bert,
     bloom,
     cohere,
+    deberta_v2,
+    distilbert,
+    electra,
     exaone4,
     falcon,
     gemma,
@@ -25,7 +29,10 @@ from . import (
     mamba,
     mistral,
     mixtral,
+    modernbert,
+    mpnet,
     mpt,
+    nomic_bert,
     olmo,
     olmoe,
     opt,
@@ -33,6 +40,7 @@ from . import (
     qwen2,
     qwen3,
     qwen_moe,
+    roberta,
     rwkv,
     smollm3,
     stablelm,
@@ -46,11 +54,6 @@ __all__ = ["families", "register", "spec_from_config", "spec_of"]
 ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], ModelSpec]] = {
-    "BertForMaskedLM": bert.read_mask,
-    "BertForQuestionAnswering": bert.read_answers,
-    "BertForSequenceClassification": bert.read_classes,
-    "BertForTokenClassification": bert.read_tokens,
-    "BertModel": bert.read,
     "BloomForCausalLM": bloom.read,
     "Cohere2ForCausalLM": cohere.read_cohere2,
     "CohereForCausalLM": cohere.read,
@@ -93,6 +96,15 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    **albert.ARCHITECTURES,
+    **bert.ARCHITECTURES,
+    **deberta_v2.ARCHITECTURES,
+    **distilbert.ARCHITECTURES,
+    **electra.ARCHITECTURES,
+    **modernbert.ARCHITECTURES,
+    **mpnet.ARCHITECTURES,
+    **nomic_bert.ARCHITECTURES,
+    **roberta.ARCHITECTURES,
 }
 
 

@@ -230,17 +230,19 @@ class ModelSpec:
     def with_tensors(self, stored: Collection[str]) -> "ModelSpec":
         """The same model with its tensors named as they are stored, as transformers 5 finds them.
 
-        A checkpoint of the bare model lacks the names' first word. A tied model may store its one table under the
-        head's name. One that stores both is not tied, whatever its config says: they may differ, and where they do not,
-        using both changes nothing.
+        A checkpoint of the bare model lacks the names' first word; `Names.as_stored` says what else may be named
+        otherwise.  A tied model may store its one table under the head's name. One that stores both is not tied,
+        whatever its config says: they may differ, and where they do not, using both changes nothing.
         """
-        names = self.names
+        names, head = self.names, self.head
         if names.name("embed") not in stored and names.without_prefix().name("embed") in stored:
             names = names.without_prefix()
-        if not self.causal or not self.tied or names.name("head") not in stored:
+        names = names.as_stored(stored)
+        tied = self.tied if head is None else head.tied
+        if not tied or names.name("head") not in stored:
             return replace(self, names=names)
         if names.name("embed") in stored:
-            return replace(self, names=names, tied=False)
+            return replace(self, names=names, tied=False, head=head and replace(head, tied=False))
         return replace(self, names=replace(names, modules={**names.modules, "embed": names.modules["head"]}))
 
     def _parameters(self, layer: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 config."""
 
 from dataclasses import replace
+from typing import Any
 
 from .decoder import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from .encoder import MAX_LABELS, with_head
@@ -30,12 +31,12 @@ def read_classes(fields: Fields) -> ModelSpec:
         raise fields.unsupported("pooling", ", ".join(POOLINGS))
     spec = _stack(fields)
     ends = pooling == "last" and fields.flag("bidirectional", default=False)
-    return with_head(spec, fields, "classes", pool="ends" if ends else pooling)
+    return _with_head(spec, fields, "classes", pool="ends" if ends else pooling)
 
 
 def read_tokens(fields: Fields) -> ModelSpec:
     """The spec of an RnnForTokenClassification config."""
-    return with_head(_stack(fields), fields, "tokens")
+    return _with_head(_stack(fields), fields, "tokens")
 
 
 def read_language(fields: Fields) -> ModelSpec:
@@ -91,6 +92,10 @@ def _stack(fields: Fields, prefix: str = "") -> ModelSpec:
         residual=False,
         names=_names(prefix),
     )
+
+
+def _with_head(spec: ModelSpec, fields: Fields, kind: str, **options: Any) -> ModelSpec:
+    return with_head(spec, fields, kind, bias=fields.flag("head_bias", default=True), **options)
 
 
 def _decoder(spec: ModelSpec, fields: Fields) -> ModelSpec:

@@ -14,8 +14,8 @@ from lepton_edge.errors import ModelError, RequestError
 from lepton_edge.generate.whole import packs
 
 if TYPE_CHECKING:
-    from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.generate.shared import Sequence as Turn
+    from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.models.spec import Target
     from lepton_edge.runtime import Engine
 

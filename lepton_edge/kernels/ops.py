@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACTIVATIONS", "ALWAYS", "BARRIER", "BY_ID", "BY_POSITION", "BY_SEGMENT", "CACHES", "CAUSAL", "COUNT", "COUNTER",
-    "KERNEL", "LARGE", "MEMORY", "NEVER", "OPS", "PROBES", "RECURRENT", "ROW", "TOKENS", "WANTED", "WHOLE", "Op", "field",
+    "KERNEL", "LARGE", "MEMORY", "NEVER", "OPS", "PROBES", "RECURRENT", "ROW", "TOKENS", "WANTED", "WHOLE", "Op",
+    "field",
 ]  # fmt: skip
 
 ROW = 40
@@ -144,7 +145,7 @@ OPS: dict[str, Op] = {
         _op("gather", "x:a ldx y:a ldy n"),
         # y[m] = the mean of x over the sequence that begins with token wanted[m]
         _op("average", "x:a ldx y:a ldy n"),
-        # y[m] = the first `split` numbers of x of the last token of that sequence, then those of the first one from there on
+        # y[m] = the first `split` numbers of x of that sequence's last token, then the others of its first token
         _op("ends", "x:a ldx y:a ldy n split"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated
         _op("block_peaks", "x:a ldx n y:a ldy"),

@@ -1,7 +1,7 @@
 """LSTM (Hochreiter & Schmidhuber 1997) and GRU (arXiv:1406.1078) as PyTorch has them: the part that goes in time.
 
-The products of all tokens' inputs are a row before.  A thread has a whole sequence, for every unit needs the whole state
-before; it multiplies as the other products of one token do, packed weights with the state as int8 groups.
+The products of all tokens' inputs are a row before.  A thread has a whole sequence, for every unit needs the whole
+state before; it multiplies as the other products of one token do, packed weights with the state as int8 groups.
 """
 
 from collections.abc import Callable
@@ -125,10 +125,7 @@ def recurrent(cell: str, name: str) -> Callable:
         while t >= 0 and atomic_load(at(context, SYNC) + CANCEL) == 0:
             product(row, state, gates)
             units(at(row, X) + t * at(row, LDX) * 4, gates, state, at(row, Y) + t * at(row, LDY) * 4, n)
-            if back:
-                t = t - 1 if t > first else -1
-            else:
-                t = next_token(context, t)
+            t = (t - 1 if t > first else -1) if back else next_token(context, t)
 
     @jit
     def kernel(row, context, thread):

@@ -241,7 +241,7 @@ def of_state(run: "Reference", row: Values, h: Array) -> Array:
 
 
 def lstm(run: "Reference", row: Values) -> None:
-    """c = f c + i g and h = o tanh(c), with PyTorch's order of the gates: i, f, g, o (Hochreiter & Schmidhuber 1997)."""
+    """c = f c + i g and h = o tanh(c), with PyTorch's order of gates: i, f, g, o (Hochreiter & Schmidhuber 1997)."""
     n, x = row["n"], run.buffer(row["x"])
 
     def step(t: int, state: Array) -> Array:
@@ -280,4 +280,5 @@ OPS: dict[str, Callable[["Reference", Values], None]] = {
         short_conv, selective_scan, head_scan, silu_rms, token_shift, mix, squash, sigmoid_add, wkv4, wkv7_inputs,
         wkv7, wkv7_output, ends,
     )
-} | {f"{cell.__name__}_{name}": cell for cell in (lstm, gru) for name in PLAIN + PACKED}  # fmt: skip
+}  # fmt: skip
+OPS |= {f"{cell.__name__}_{name}": cell for cell in (lstm, gru) for name in PLAIN + PACKED}

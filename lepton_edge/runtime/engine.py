@@ -42,7 +42,7 @@ from ..quant.formats import MXFP4, get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
-from .inputs import Inputs
+from .inputs import Inputs, read_segments
 from .memory import aligned_zeros
 from .pages import Pages
 from .plan import MAX_BATCH, Plan
@@ -149,8 +149,8 @@ class Engine:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
         engine = cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
         if spec.target is not None:
-            own = dict(format=format, threads=threads, isa=isa, kv_dtype=kv_dtype, notify=notify)
-            engine.decoder = cls.load(source, spec.target.spec, **own)
+            engine.decoder = cls.load(source, spec.target.spec, format=format, threads=threads, isa=isa,
+                                      kv_dtype=kv_dtype, notify=notify)  # fmt: skip
         return engine
 
     def add_adapter(self, adapter: "Adapter") -> Plan:
@@ -333,7 +333,7 @@ class Engine:
         ids, where, at, _ = self._read(
             numbers, np.repeat(slots, lengths), np.concatenate([np.arange(n) for n in lengths]), []
         )
-        kinds = self._read_segments(segments, lengths)
+        kinds = read_segments(segments, lengths, max(1, self.spec.segments))
         self._make_room(len(ids))
         self._inputs.segment(kinds)
         self._pool.ready()
@@ -360,18 +360,6 @@ class Engine:
                 raise Cancelled("stopped by cancel()")
             out[start : start + len(here)] = plan.view("logits", len(here))
         return out
-
-    def _read_segments(self, segments: Sequence[Ints] | None, lengths: list[int]) -> Array:
-        """The segments of all tokens, checked."""
-        if segments is None:
-            return np.zeros(sum(lengths), np.int64)
-        if [len(row) for row in segments] != lengths:
-            raise RequestError("segments: expected one number for each token of each sequence")
-        found = np.concatenate([np.asarray(row) for row in segments])
-        most = max(1, self.spec.segments)
-        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= most:
-            raise RequestError(f"segments: expected whole numbers from 0 to {most - 1}")
-        return found.astype(np.int64)
 
     def _make_room(self, tokens: int) -> None:
         """See to it that a step may have so many tokens: an encoder sees a sequence whole, however long it is."""

@@ -23,7 +23,9 @@ LANGUAGE, CLASSES, TOKENS, MODEL, SEQ2SEQ = (
 )
 
 
-def _config(architecture: str, cell: str, embedding: int, hidden: int, layers: int = 1, **fields: Any) -> dict[str, Any]:
+def _config(
+    architecture: str, cell: str, embedding: int, hidden: int, layers: int = 1, **fields: Any
+) -> dict[str, Any]:
     sizes = dict(vocab_size=61, embedding_size=embedding, hidden_size=hidden, num_layers=layers)
     return {"architectures": [architecture], "model_type": "rnn", "cell": cell} | sizes | fields
 

@@ -1,10 +1,9 @@
-"""LSTM and GRU against their definitions in NumPy: one token tightly, sequences bit by bit as one token after the other.
+"""LSTM and GRU against their definitions in NumPy: one token tightly, sequences bit by bit as single tokens.
 
 So codes of int8 groups are made of the same floats on both sides, and errors cannot add up.
 """
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +49,8 @@ class Layer:
     def run(self, isa: str, x: np.ndarray, slots: list[int], positions: list[int], states: np.ndarray, *,
             back: bool = False, threads: int = 1) -> np.ndarray:  # fmt: skip
         """y float32 [T, n] of the kernel; states: uint8 [slots, PLACE + bytes of one], which it changes."""
-        rig = Rig(isa, len(slots), slots=slots, positions=positions, scratch_bytes=rnn_scratch(RECURRENT[self.cell], self.n))
+        room = rnn_scratch(RECURRENT[self.cell], self.n)
+        rig = Rig(isa, len(slots), slots=slots, positions=positions, scratch_bytes=room)
         held = [rig.memory.array(state) for state in states]
         rig.states = np.array([state.ctypes.data for state in held])
         gates, y = rig.memory.padded(x), rig.memory.padded(np.full((len(slots), self.n), 7, np.float32))
@@ -59,8 +59,8 @@ class Layer:
         if self.format in PACKED:
             blocks = pad(self.rows, 16) // 16
             packing = dict(blocks=blocks, groups=pad(self.n) // 32, block_bytes=self.data.size // blocks)
-        rig.row(f"{self.cell}_{self.format}", x=gates, ldx=gates.shape[1], w=rig.memory.array(self.data), bias=bias, y=y,
-                ldy=y.shape[1], n=self.n, back=int(back), state=PLACE, **packing).run(threads)  # fmt: skip
+        rig.row(f"{self.cell}_{self.format}", x=gates, ldx=gates.shape[1], w=rig.memory.array(self.data), bias=bias,
+                y=y, ldy=y.shape[1], n=self.n, back=int(back), state=PLACE, **packing).run(threads)  # fmt: skip
         states[:] = held
         assert (states[:, :PLACE] == 0xFF).all(), "wrote into another row's states"
         assert not y[:, self.n :].any() and np.array_equal(gates[:, : self.rows], x, equal_nan=True)
@@ -162,7 +162,7 @@ def one_by_one(layer: Layer, isa: str, x: np.ndarray) -> np.ndarray:
 @each_format
 @pytest.mark.parametrize("threads", [1, 3])
 def test_sequences(isa: str, cell: str, format: str, threads: int) -> None:
-    """Interleaved, and in two batches, of which the second goes on; what lay in a state before position 0 is nothing."""
+    """Interleaved, and in two batches, of which the second goes on; a state's memory may hold anything before."""
     layer = Layer(cell, format, 33)
     x = layer.gates(sum(len(slots) for slots, _ in BATCHES))
     states, start, found = np.full((3, PLACE + 4 * layer.size), 0xFF, np.uint8), 0, []

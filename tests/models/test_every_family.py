@@ -59,7 +59,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fam
 
 
 def test_every_architecture_is_here() -> None:
-    causal = {name for name in families() if not name.startswith("Bert")}
+    causal = {name for name in families() if not name.startswith(("Bert", "Rnn"))}  # see test_rnn.py
     assert {family.config["architectures"][0] for family in FAMILIES} | ELSEWHERE | WITHOUT_GOLDEN == causal
 
 

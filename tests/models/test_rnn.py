@@ -173,7 +173,7 @@ def test_a_wrong_flag_is_named(field: str, value: Any) -> None:
     ("lstm_language", {"proj_size": 8}, UnsupportedModelError, "proj_size 8 is not supported"),
     ("lstm_language", {"bidirectional": True}, UnsupportedModelError, "bidirectional True is not supported"),
     ("gru_pair", {"bidirectional": True}, UnsupportedModelError, "bidirectional True is not supported"),
-    ("lstm_classes", {"pooling": "max"}, UnsupportedModelError, "pooling 'max' is not supported; supported: last, mean"),
+    ("lstm_classes", {"pooling": "max"}, UnsupportedModelError, "pooling 'max' is not supported; supported: last"),
     ("lstm_language", {"tie_word_embeddings": True}, ConfigError, "tie_word_embeddings is True; expected false"),
     ("gru_pair", {"id2label": {"0": "a"}}, ConfigError, "expected the names of all 23 tokens"),
     ("gru_pair", {"eos_token_id": 23}, ConfigError, "eos_token_id is 23; expected a whole number from 0 to 22"),

@@ -15,7 +15,7 @@ from .parts import HF_MODULES, Block, Names, Norm, Parts, linear
 
 __all__ = [
     "HF_MODULES", "Attention", "Block", "Disentangled", "Distances", "Experts", "FeedForward", "Head", "Layer",
-    "ModelSpec", "Names", "Norm", "Parts",
+    "ModelSpec", "Names", "Norm", "Parts", "Target",
 ]  # fmt: skip
 
 STACKED = ("experts_in", "experts_out")  # matrices one behind the other
@@ -105,7 +105,8 @@ class Head:
     """What a model gives besides the next token: `outputs` numbers of each token, or of a sequence.
 
     kind: `classes`, `tokens` (classes of each token), `span` (where an answer begins and ends) or `mask` (the token in
-    a masked place).  pool: whose state is read: `each` token's, the `first` one's, the `last` one's, or their `mean`.
+    a masked place).  pool: whose state is read: `each` token's, the `first` one's, the `last` one's, their `mean`, or
+    the `ends`: the first half of the last one's, and the second half of the first one's.
     dense: the activation of a dense layer before the output, `dense_width` wide (0: as the model), normed then if
     `dense_norm`; "" for none.  tied: the output's weight is the embedding table.  bias, dense_bias: whether they have
     one.  labels: of the outputs.  several: labels do not exclude each other.
@@ -136,6 +137,21 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A decoder that begins with the recurrent states in which an encoder has left a text.
+
+    start: the token that it reads first.  end: the one after which it stops, or after `most` tokens.  labels: the names
+    of its tokens, () where the tokenizer knows them.
+    """
+
+    spec: "ModelSpec"
+    start: int
+    end: int
+    most: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model. All sizes have been checked.
 
@@ -153,6 +169,8 @@ class ModelSpec:
     sinusoids: positions are not learned but computed: `halves`, sines of all frequencies and then cosines.
     embed_first: positions, segments and norm of the embedding come before it is projected.  embed_bias: of that.
     first_norm: whether the first layer's mixer has a norm before it.
+    residual: layers add to what they read.  Else they replace it, and the first one reads an embedding of any width.
+    target: the decoder that goes on with the states which this encoder ends with.
     """
 
     family: str
@@ -182,12 +200,19 @@ class ModelSpec:
     embed_first: bool = False
     embed_bias: bool = False
     first_norm: bool = True
+    residual: bool = True
+    target: "Target | None" = None
     names: Names = field(default_factory=Names, repr=False, hash=False)
 
     @property
     def attentions(self) -> list[Attention]:
         """The mixers that are attention, from the first layer on."""
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention)]
+
+    @property
+    def projected(self) -> bool:
+        """Whether the embedding is projected to `hidden`."""
+        return self.embed_width > 0 and self.residual
 
     @property
     def first_matrix(self) -> str:
@@ -197,7 +222,8 @@ class ModelSpec:
 
     def tensors(self) -> Parts:
         """Every tensor that this model needs, by its name in the checkpoint; matrices as [outputs, inputs]."""
-        return {self.names.name(part, layer): shape for (part, layer), shape in self.every_part().items()}
+        found = {self.names.name(part, layer): shape for (part, layer), shape in self.every_part().items()}
+        return found | (self.target.spec.tensors() if self.target else {})
 
     def matrices(self) -> set[str]:
         """The names of the tensors that may be packed."""
@@ -206,7 +232,7 @@ class ModelSpec:
             for (part, layer), shape in self.every_part().items()
             if (part in STACKED or (len(shape) == 2 and not part.endswith(".bias")))
             and (layer is None or part not in self._parameters(layer))
-        }
+        } | (self.target.spec.matrices() if self.target else set())
 
     def stored(self) -> dict[str, Stored]:
         """The tensors that a checkpoint stores in another order than ours, where they are not packed."""
@@ -258,7 +284,7 @@ class ModelSpec:
             found["positions"] = (self.positions, inner)
         if self.segments:
             found["segments"] = (self.segments, inner)
-        if self.embed_width:
+        if self.projected:
             found |= linear("project_in", self.hidden, width, self.embed_bias)
             found |= linear("project_out", width, self.hidden) if self.causal else {}
         if self.embed_norm:
@@ -268,7 +294,7 @@ class ModelSpec:
         if self.head is not None:
             found |= self.head.parts(self.hidden, self.norm)
         elif self.causal:
-            found |= {} if self.tied else {"head": (self.vocab, width)}
+            found |= {} if self.tied else {"head": (self.vocab, width if self.residual else self.hidden)}
             found |= {"head.bias": (self.vocab,)} if self.head_bias else {}
         parts: dict[tuple[str, int | None], tuple[int, ...]] = {(part, None): shape for part, shape in found.items()}
         for i in range(len(self.layers)):

@@ -61,7 +61,9 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fam
 
 def test_every_architecture_is_here() -> None:
     found = {family.config["architectures"][0] for family in FAMILIES} | {encoder.architecture for encoder in ENCODERS}
-    assert found | ELSEWHERE | WITHOUT_GOLDEN == set(families())
+    assert found | ELSEWHERE | WITHOUT_GOLDEN == {
+        name for name in families() if not name.startswith("Rnn")  # see test_rnn.py
+    }
 
 
 @each_family

@@ -149,6 +149,21 @@ class Tokenizer:
         """The id of an added token, special or not, that is spelled so; None where there is none."""
         return self._added.get(string)
 
+    @property
+    def marks_parts(self) -> bool:
+        """Whether the vocabulary tells parts of words from their beginnings, as BERT's `##ing` does."""
+        return bool(getattr(self._backend.model, "continuing_subword_prefix", None))
+
+    def id_of(self, string: str) -> int | None:
+        """The id of the token that is spelled so; None where there is none."""
+        return self._backend.token_to_id(string)
+
+    def join(self, tokens: list[str]) -> str:
+        """The text of tokens that are given as strings."""
+        decoder = self._backend.decoder
+        with package_errors(self._path):
+            return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
     def token(self, token_id: SupportsIndex) -> str:
         """The token's own string, as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`).
 

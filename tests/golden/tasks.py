@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from lepton_edge.models.registry import spec_from_config
 
@@ -18,11 +18,12 @@ from .recipe import GOLDEN, _normal, _write_safetensors
 
 ANSWERS = GOLDEN / "tasks.json"
 
-WORDS = (
+VOCABULARY = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on mat dog bird ran to in a big small red house of london paris "
     "micro ##soft ##s ##ing go went was who where what is it he she they example this about sport money risk . , ? ' "
     "- é 日 本 ##本 new york bank ##er ##ly quick ##ness"
-).split()
+)
+WORDS = VOCABULARY.split()
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
          "max_position_embeddings": 40, "type_vocab_size": 2}  # fmt: skip
@@ -38,7 +39,8 @@ TEXTS = [
 ]
 CONTEXT = (
     "the cat sat on the mat . the dog ran to the big red house in london . she went to paris in a small bank , "
-    "and they is about money . he was in new york"
+    "and they is about money . he was in new york "
+    "and went to the bank of london . where is the cat ? the microsoft house , the quick dogs"
 )
 QUESTIONS = ["who sat on the mat ?", "where was he ?"]
 MASKED = ["the cat [MASK] on the mat .", "[MASK] went to [MASK] ."]
@@ -91,13 +93,12 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
     )
-    from tokenizers import decoders
-
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SIZES["max_position_embeddings"]}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SIZES["max_position_embeddings"],
+                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | names))
 
 
@@ -119,8 +120,8 @@ def write_sentences(folder: Path, modes: list[str], *, dense: int = 0, normalize
         _write(folder / "2_Dense", {"in_features": width, "out_features": dense, "bias": True,
                                     "activation_function": "torch.nn.modules.activation.Tanh"})  # fmt: skip
         shapes = {"linear.weight": (dense, width), "linear.bias": (dense,)}
-        _write_safetensors(folder / "2_Dense" / "model.safetensors",
-                           {name: _values(f"dense/{name}", name, shape) for name, shape in shapes.items()}, "F32")  # fmt: skip
+        made = {tensor: _values(f"dense/{tensor}", tensor, shape) for tensor, shape in shapes.items()}
+        _write_safetensors(folder / "2_Dense" / "model.safetensors", made, "F32")
     if normalize:
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
         (folder / modules[-1][0]).mkdir(exist_ok=True)

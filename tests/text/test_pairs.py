@@ -1,6 +1,5 @@
 """Texts with special tokens, types and offsets; cut and in windows."""
 
-from pathlib import Path
 
 import pytest
 from golden import tasks

@@ -25,7 +25,7 @@ from lepton_edge.errors import (
 from lepton_edge.version import __version__
 
 if TYPE_CHECKING:
-    from lepton_edge.api import Model, Piece, load
+    from lepton_edge.api import LeptonModel, Model, Piece, load
     from lepton_edge.generate.chat import Answer, ChatPiece, ToolCall
     from lepton_edge.models.registry import register
 
@@ -37,6 +37,7 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "LeptonError",
+    "LeptonModel",
     "MachineError",
     "Model",
     "ModelError",
@@ -57,7 +58,7 @@ def __getattr__(name: str) -> Any:
         from lepton_edge.models.registry import register
 
         return register
-    if name in ("Model", "Piece", "load"):
+    if name in ("LeptonModel", "Model", "Piece", "load"):
         from lepton_edge import api
 
         return getattr(api, name)

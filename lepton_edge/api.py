@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lepton_edge.runtime import Engine
     from lepton_edge.text import Tokenizer
 
-__all__ = ["Model", "Piece", "load"]
+__all__ = ["LeptonModel", "Model", "Piece", "load"]
 
 CHOSEN = Use.CHOSEN
 Ids = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
@@ -137,6 +137,11 @@ class Model(Tasks):
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._prompts: ChatPrompts | None = None
+
+    @staticmethod
+    def load_pretrained_model(path: str | PathLike[str] | None = None, **options: Any) -> Model:
+        """`load` under another name, with the same arguments: a folder, or the name of an embedded model."""
+        return load(path, **options)
 
     @property
     def folder(self) -> Path:
@@ -476,3 +481,6 @@ class Model(Tasks):
             raise RequestError(
                 f"{self._spec.family} models write no text; use run, or a task such as embed or classify"
             )
+
+
+LeptonModel = Model

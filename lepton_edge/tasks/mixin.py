@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
     from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.models.spec import ModelSpec
+    from lepton_edge.tasks.answer_fields import Answers
     from lepton_edge.tasks.sentence_folder import SentenceFolder
     from lepton_edge.text import Tokenizer
 
@@ -200,3 +201,27 @@ class Tasks:
         from lepton_edge.tasks.entity import entities
 
         return entities(self, texts, strategy, stride, batch_size, errors, progress)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What lepton.json of the folder says of `inference`. Raises ConfigError, or RequestError for no classifier."""
+        from lepton_edge.tasks.answer_fields import read_answers
+        from lepton_edge.tasks.texts import need_head
+
+        return read_answers(self.folder, need_head(self, "classes", "inference").labels)
+
+    def inference(
+        self, rows: Any, *, batch_size: int = 32, errors: str = "raise", progress: Progress | None = None
+    ) -> Any:
+        """Answers of the shape that the folder's lepton.json describes; without one, with `label` and `score`.
+
+        rows: a dict with a field 'text' (or as lepton.json names it) gives a dict; a list of dicts a list; any other
+        iterable a generator, which answers each row as it comes.  Other fields of a row are passed through.
+        errors: 'return' gives a bad row {…its fields, 'error': message}, and loses no other.
+        Raises:
+            ConfigError: lepton.json is wrong.
+            RequestError: the model is no classifier, or a row is wrong.
+        """
+        from lepton_edge.tasks.inference import inference
+
+        return inference(self, rows, batch_size, errors, progress)

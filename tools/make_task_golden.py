@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from golden import tasks  # noqa: E402
+from golden import recipe, tasks  # noqa: E402
 
 
 def plain(value: Any) -> Any:
@@ -136,6 +136,28 @@ def _answers(model: Any, select: Any, encoded: Any, empty: bool) -> list[dict[st
     return sorted(answers, key=lambda answer: -answer["score"])[:3]
 
 
+@torch.no_grad()
+def perplexities(folder: Path) -> dict[str, Any]:
+    """As the page "Perplexity of fixed-length models" of transformers' documentation computes them."""
+    place = str(recipe.write_folder("llama_smollm", folder / "llama"))
+    model, found = AutoModelForCausalLM.from_pretrained(place).eval(), {}
+    ids = torch.from_numpy(tasks.STORY.astype(np.int64))[None]
+    for size, stride in tasks.WINDOWS:
+        total = count = done = 0.0
+        for begin in range(0, ids.size(1), stride):
+            end = min(begin + size, ids.size(1))
+            part = ids[:, begin:end]
+            targets = part.clone()
+            targets[:, : -int(end - done)] = -100
+            loss = model(part, labels=targets).loss
+            kept = int((targets != -100).sum()) - 1
+            total, count, done = total + float(loss) * kept, count + kept, end
+            if end == ids.size(1):
+                break
+        found[f"{size} {stride}"] = float(np.exp(total / count))
+    return {"perplexity": found}
+
+
 def main() -> None:
     """Writes the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -145,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {"sentences": sentences(folder), **labels(folder), **spans(folder), **ranks(folder)}
-        found |= questions(folder, arguments.questions)
+        found |= {**questions(folder, arguments.questions), **perplexities(folder)}
     tasks.ANSWERS.write_text(json.dumps(plain(found), ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{tasks.ANSWERS}: {tasks.ANSWERS.stat().st_size} bytes")
 

@@ -225,3 +225,78 @@ class Tasks:
         from lepton_edge.tasks.inference import inference
 
         return inference(self, rows, batch_size, errors, progress)
+
+    def answer(
+        self,
+        question: Any,
+        context: str | None = None,
+        top_k: int = 1,
+        *,
+        stride: int | None = None,
+        max_length: int | None = None,
+        max_answer: int = 15,
+        empty: bool = False,
+        batch_size: int = 32,
+        errors: str = "raise",
+        progress: Progress | None = None,
+    ) -> Any:
+        """The words of a context that answer a question: {'score', 'start', 'end', 'answer'}, or top_k of them.
+
+        As the question-answering pipeline of transformers 4.
+
+        Args:
+            question, context: two texts; or only dicts with 'question' and 'context': one, a list, or an iterator.
+            stride, max_length: a long context is read in pieces of max_length tokens (384, at most the model's own),
+                question included, that share `stride` tokens (128, at most half).
+            max_answer: tokens of an answer, at most.
+            empty: whether there may be no answer: '' then, with the score of that.
+        """
+        from lepton_edge.tasks.question import answer
+
+        rows = question if context is None else {"question": question, "context": context}
+        return answer(
+            self, rows, top_k=top_k, stride=stride, max_length=max_length, max_answer=max_answer, empty=empty,
+            batch_size=batch_size, errors=errors, progress=progress,
+        )  # fmt: skip
+
+    def fill(
+        self,
+        texts: Any,
+        top_k: int = 5,
+        *,
+        targets: Sequence[str] | None = None,
+        batch_size: int = 32,
+        errors: str = "raise",
+        progress: Progress | None = None,
+    ) -> Any:
+        """The likeliest tokens in a masked place: [{'score', 'token', 'token_str', 'sequence'}, …]; for a text with
+        several places, one such list for each.  As transformers' fill-mask pipeline.
+
+        targets: only these tokens, as the vocabulary spells them.
+        """
+        from lepton_edge.tasks.masked import fill
+
+        return fill(self, texts, top_k, targets, batch_size, errors, progress)
+
+    def score(self, texts: Any, *, errors: str = "raise", progress: Progress | None = None) -> Any:
+        """How likely a decoder thinks a text is: 'log_likelihood', 'perplexity', 'tokens', 'log_probabilities'.
+
+        log_probabilities has one number for each token after those before it, None for the first (BOS, where the
+        tokenizer begins texts with it).  perplexity is exp of their negative mean.
+        """
+        from lepton_edge.tasks.scoring import score
+
+        return score(self, texts, errors, progress)
+
+    def perplexity(
+        self, text: str, context: int | None = None, stride: int | None = None, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Perplexity of a text of any length, in windows of `context` tokens that begin `stride` tokens apart.
+
+        As transformers' documentation defines it ("Perplexity of fixed-length models"): of each window, the tokens that
+        no window before had; their mean counts as often as there are, less one.  None: the model's context, and windows
+        that do not overlap.
+        """
+        from lepton_edge.tasks.scoring import perplexity
+
+        return perplexity(self, text, context, stride, progress)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from lepton_edge.models.registry import spec_from_config
 
-from .recipe import GOLDEN, _normal, _write_safetensors
+from .recipe import GOLDEN, _hash, _normal, _write_safetensors
 
 ANSWERS = GOLDEN / "tasks.json"
 
@@ -44,6 +44,8 @@ CONTEXT = (
 )
 QUESTIONS = ["who sat on the mat ?", "where was he ?"]
 MASKED = ["the cat [MASK] on the mat .", "[MASK] went to [MASK] ."]
+STORY = (_hash("story", 150) % np.uint64(98) + np.uint64(3)).astype(np.int32)  # ids of recipe's llama_smollm
+WINDOWS = [(64, 64), (64, 20), (30, 7), (200, 200)]
 HYPOTHESES = ["sport", "money", "big risk"]
 
 

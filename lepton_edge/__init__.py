@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lepton_edge.api import LeptonModel, Model, Piece, load
     from lepton_edge.generate.chat import Answer, ChatPiece, ToolCall
     from lepton_edge.models.registry import register
+    from lepton_edge.tasks.ensemble import Ensemble
 
 __all__ = [
     "Answer",
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "Ensemble",
     "LeptonError",
     "LeptonModel",
     "MachineError",
@@ -62,6 +64,10 @@ def __getattr__(name: str) -> Any:
         from lepton_edge import api
 
         return getattr(api, name)
+    if name == "Ensemble":
+        from lepton_edge.tasks.ensemble import Ensemble
+
+        return Ensemble
     if name in ("Answer", "ChatPiece", "ToolCall"):
         from lepton_edge.generate import chat
 

@@ -44,6 +44,7 @@ class Tasks:
         def context(self) -> int: ...
         @property
         def tokenizer(self) -> Tokenizer: ...
+        def logits(self, token_ids: Any) -> NDArray[np.float32]: ...
         def run(
             self, sequences: Sequence[Any], segments: Sequence[Any] | None = None, hidden: bool = False
         ) -> list[NDArray[np.float32]]: ...
@@ -300,3 +301,15 @@ class Tasks:
         from lepton_edge.tasks.scoring import perplexity
 
         return perplexity(self, text, context, stride, progress)
+
+    def explain(
+        self, text: str, label: str | None = None, *, batch_size: int = 32, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Which words made a classifier give a label: 'text', 'label', 'score', and 'words' with a 'weight' each.
+
+        A word's weight is the label's probability, less what it is without the word's tokens.  label: None: the
+        likeliest.  `tasks.explanation.page([…])` makes an HTML page that colours the words.
+        """
+        from lepton_edge.tasks.explanation import explain
+
+        return explain(self, text, label, batch_size, progress)

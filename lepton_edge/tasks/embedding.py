@@ -58,11 +58,6 @@ def embed(
     progress: Callable[[int, int], None] | None = None,
 ) -> Floats:
     """See `Tasks.embed`."""
-    if model.spec.head is not None:
-        raise RequestError(
-            f"{model.folder.name} is a {model.spec.head.kind} model, whose states are not made to be compared; embed "
-            "needs a model without a head, or a decoder"
-        )
     settings, hidden = model.sentence_folder, model.spec.hidden
     if errors not in ERRORS or not isinstance(normalize, bool | None):
         raise RequestError("expected errors='raise' or 'return', and normalize=True, False or None")

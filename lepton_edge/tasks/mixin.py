@@ -95,7 +95,8 @@ class Tasks:
         """Vectors of texts: float32 [n, d], or [d] of one text, as sentence-transformers' `encode` gives them.
 
         Pooling, projections and lengths are those of the folder (modules.json); without them, the mean of an encoder's
-        states, or a decoder's last one.  A text longer than the folder's max_seq_length, or the context, is cut there.
+        states, or a decoder's last one.  A head has no part in it.  A text longer than the folder's max_seq_length, or
+        the context, is cut there.
 
         Args:
             batch_size: texts computed together; the result does not depend on it.
@@ -104,7 +105,7 @@ class Tasks:
             prompt: put before each text; prompt_name: the name of one of the folder's prompts; None: its default.
             errors: 'return' gives a row of NaN for a text that cannot be embedded.
         Raises:
-            RequestError: an argument or a text is wrong, or the model is one with a head.
+            RequestError: an argument or a text is wrong.
             ModelError: the folder's settings are damaged or not supported.
         """
         from lepton_edge.tasks.embedding import embed

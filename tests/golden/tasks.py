@@ -37,6 +37,14 @@ TEXTS = [
     "zebra the cat",
     "the",
 ]
+SENTENCES_IN_ENGLISH = [
+    "A small boat drifts past the lighthouse at dawn.",
+    "Please reset my password, I cannot log in any more!",
+    "The bank lowered its interest rates by 0.25% on Tuesday.",
+    "Der Zug nach München hat zwanzig Minuten Verspätung.",
+    "",
+    "naïve café 東京 😀 " * 60,
+]
 CONTEXT = (
     "the cat sat on the mat . the dog ran to the big red house in london . she went to paris in a small bank , "
     "and they is about money . he was in new york "

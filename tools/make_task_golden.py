@@ -76,6 +76,10 @@ def spans(folder: Path) -> dict[str, Any]:
     for strategy in ("none", "simple", "first", "average", "max"):
         run = pipeline("token-classification", place, aggregation_strategy=strategy, device="cpu")
         found[f"entities {strategy}"] = run(tasks.TEXTS)
+    bytes_place = str(tasks.write_folder("tags_bytes", folder / "tags_bytes"))
+    for strategy in ("none", "simple", "first", "average", "max"):
+        run = pipeline("token-classification", bytes_place, aggregation_strategy=strategy, device="cpu")
+        found[f"entities of bytes {strategy}"] = run(tasks.SHORT_TEXTS)
     run = pipeline("token-classification", place, aggregation_strategy="simple", stride=6, device="cpu")
     found["entities by windows"] = run(tasks.CONTEXT)
     run = pipeline("fill-mask", str(tasks.write_folder("fill", folder / "fill")), device="cpu")
@@ -97,14 +101,16 @@ def questions(folder: Path, source: Path) -> dict[str, Any]:
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
     names: dict[str, Any] = {"np": np}
     exec(compile(tree, str(source), "exec"), names)
-    place = str(tasks.write_folder("answer", folder / "answer"))
-    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
     found = {}
-    for question in tasks.QUESTIONS:
-        for stride, most, empty in ((8, 40, False), (5, 30, True)):
-            encoded = tokenizer(question, tasks.CONTEXT, truncation="only_second", max_length=most, stride=stride,
-                                return_overflowing_tokens=True, return_offsets_mapping=True)  # fmt: skip
-            found[f"{question} {most}"] = _answers(model, names["select_starts_ends"], encoded, empty)
+    for name in ("answer", "answer_bytes"):
+        place = str(tasks.write_folder(name, folder / name))
+        model = AutoModelForQuestionAnswering.from_pretrained(place).eval()
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        for question in tasks.QUESTIONS if name == "answer" else ["who ?"]:
+            for stride, most, empty in ((8, 40, False), (5, 30, True)):
+                encoded = tokenizer(question, tasks.CONTEXT, truncation="only_second", max_length=most, stride=stride,
+                                    return_overflowing_tokens=True, return_offsets_mapping=True)  # fmt: skip
+                found[f"{question} {most}"] = _answers(model, names["select_starts_ends"], encoded, empty)
     return {"answers": found}
 
 
@@ -113,7 +119,8 @@ def _answers(model: Any, select: Any, encoded: Any, empty: bool) -> list[dict[st
     answers: list[dict[str, Any]] = []
     null = 1000000.0
     for i, ids in enumerate(encoded["input_ids"]):
-        output = model(torch.tensor([ids]), token_type_ids=torch.tensor([encoded["token_type_ids"][i]]))
+        types = encoded["token_type_ids"][i] if "token_type_ids" in encoded else [0] * len(ids)
+        output = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]))
         mask = [owner != 1 for owner in encoded.sequence_ids(i)]
         mask[0] = False
         starts, ends, scores, null = select(

@@ -25,6 +25,13 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("c", "a"), ("ca", "t"), ("Ġ", "cat"), ("Ġ", "m"), ("Ġm", "a"),
+          ("Ġma", "t"), ("i", "n"), ("n", "e"), ("ne", "w"), ("Ġ", "new"), ("o", "n"), ("l", "on"), ("Ġ", "lon"),
+          ("d", "on"), ("Ã", "©")]  # fmt: skip
+BYTE_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet()),
+               *(left + right for left, right in MERGES))  # fmt: skip
+SHORT_TEXTS = ["the cat, the  mat", "new london é日 x", " the cat"]
+
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
          "max_position_embeddings": 40, "type_vocab_size": 2}  # fmt: skip
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -69,7 +76,8 @@ def config(name: str) -> dict[str, Any]:
         "classes": ["calm", "angry", "glad"], "rank": ["LABEL_0"], "nli": ["contradiction", "neutral", "entailment"],
         "tags": TAGS,
     }.get(head)  # fmt: skip
-    made: dict[str, Any] = {"architectures": [architecture], "model_type": "bert", "vocab_size": len(WORDS), **SIZES}
+    made: dict[str, Any] = {"architectures": [architecture], "model_type": "bert", **SIZES}
+    made["vocab_size"] = len(BYTE_TOKENS) if kind == "bytes" else len(WORDS)
     if labels is not None:
         made["id2label"] = {str(i): label for i, label in enumerate(labels)}
         made["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -79,7 +87,10 @@ def config(name: str) -> dict[str, Any]:
     return made
 
 
-NAMES = ["embed", "classes", "classes_several", "classes_regression", "rank", "nli", "tags", "answer", "fill"]
+NAMES = [
+    "tags_bytes", "answer_bytes", "embed", "classes", "classes_several", "classes_regression",
+    "rank", "nli", "tags", "answer", "fill",
+]
 
 
 def write_folder(name: str, folder: Path, **fields: Any) -> Path:
@@ -90,8 +101,24 @@ def write_folder(name: str, folder: Path, **fields: Any) -> Path:
     shapes = spec_from_config(values, name).tensors()
     made = {tensor: _values(f"{name}/{tensor}", tensor, shape) for tensor, shape in shapes.items()}
     _write_safetensors(folder / "model.safetensors", made, "F32")
-    write_tokenizer(folder)
+    (write_byte_tokenizer if name.endswith("_bytes") else write_tokenizer)(folder)
     return folder
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """RoBERTa's kind of tokenizer: bytes and merges, where spaces belong to words."""
+    ids = {token: i for i, token in enumerate(BYTE_TOKENS)}
+    tokenizer = Tokenizer(models.BPE(ids, MERGES))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), True, False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(BYTE_TOKENS[:4]))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>",
+             "unk_token": "<unk>"}  # fmt: skip
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SIZES["max_position_embeddings"],
+                "model_input_names": ["input_ids", "attention_mask"]}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | names))
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -23,6 +23,13 @@ def test_entities_are_those_of_transformers(load: Any, strategy: str) -> None:
         check(mine, expected)
 
 
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_vocabularies_that_do_not_mark_parts_of_words(load: Any, strategy: str) -> None:
+    found = load("tags_bytes").entities(tasks.SHORT_TEXTS, strategy)
+    for mine, expected in zip(found, GOLDEN[f"entities of bytes {strategy}"], strict=True):
+        check(mine, expected)
+
+
 def test_the_strategies_differ() -> None:
     names = ["none", "simple", "first", "average", "max"]
     assert len({str(GOLDEN[f"entities {name}"]) for name in names}) == 5

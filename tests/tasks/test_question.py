@@ -11,10 +11,13 @@ GOLDEN = tasks.answers()["answers"]
 
 
 @pytest.mark.parametrize(("stride", "most", "empty"), [(8, 40, False), (5, 30, True)])
-def test_answers_are_those_of_transformers(load: Any, stride: int, most: int, empty: bool) -> None:
-    rows = [{"question": question, "context": tasks.CONTEXT} for question in tasks.QUESTIONS]
+@pytest.mark.parametrize(("name", "questions"), [("answer", tasks.QUESTIONS), ("answer_bytes", ["who ?"])])
+def test_answers_are_those_of_transformers(
+    load: Any, name: str, questions: list[str], stride: int, most: int, empty: bool
+) -> None:
+    rows = [{"question": question, "context": tasks.CONTEXT} for question in questions]
     options = dict(top_k=3, stride=stride, max_length=most, empty=empty)
-    for row, found in zip(rows, load("answer").answer(rows, **options), strict=True):
+    for row, found in zip(rows, load(name).answer(rows, **options), strict=True):
         expected = GOLDEN[f"{row['question']} {most}"]
         assert [{**item, "score": 0} for item in found] == [{**item, "score": 0} for item in expected]
         assert [item["score"] for item in found] == pytest.approx([item["score"] for item in expected], rel=5e-5)

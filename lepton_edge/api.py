@@ -22,6 +22,7 @@ from lepton_edge.generate.params import SamplingParams, whole
 from lepton_edge.generate.shared import SharedEngine, Use
 from lepton_edge.generate.stream import Piece, all_logits, stream
 from lepton_edge.generate.whole import encode_all, hidden_states
+from lepton_edge.tasks import Tasks
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lepton_edge.runtime import Engine
     from lepton_edge.text import Tokenizer
 
-__all__ = ["Model", "Piece", "load"]
+__all__ = ["LeptonModel", "Model", "Piece", "load"]
 
 CHOSEN = Use.CHOSEN
 Ids = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
@@ -116,7 +117,7 @@ def _tell(line: str) -> None:
         print(f"lepton: {line}", file=sys.stderr, flush=True)
 
 
-class Model:
+class Model(Tasks):
     """A loaded model. Every method may be called from any thread; steps of concurrent requests take turns.
 
     Use it in a `with` statement, or call `close`, to give its memory back at once.
@@ -136,6 +137,11 @@ class Model:
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._prompts: ChatPrompts | None = None
+
+    @staticmethod
+    def load_pretrained_model(path: str | PathLike[str] | None = None, **options: Any) -> Model:
+        """`load` under another name, with the same arguments: a folder, or the name of an embedded model."""
+        return load(path, **options)
 
     @property
     def folder(self) -> Path:
@@ -475,3 +481,6 @@ class Model:
             raise RequestError(
                 f"{self._spec.family} models write no text; use run, or a task such as embed or classify"
             )
+
+
+LeptonModel = Model

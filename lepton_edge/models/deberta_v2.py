@@ -1,5 +1,7 @@
 """DeBERTa v2 and v3 (arXiv:2006.03654, arXiv:2111.09543)."""
 
+from typing import Any
+
 from .encoder import names, read_encoder
 from .fields import Fields
 from .heads import Form, architectures
@@ -30,7 +32,7 @@ def read(fields: Fields) -> ModelSpec:
     if fields.integer("attention_head_size", 1, 1 << 20, default=head_dim) != head_dim:
         raise fields.unsupported("attention_head_size", "hidden_size / num_attention_heads")
     attention = dict(scale=(max(head_dim, 1) * (1 + len(types))) ** -0.5, disentangled=_distances(fields, types))
-    rest = {} if fields.flag("position_biased_input", default=True) else dict(positions=0)
+    rest: dict[str, Any] = {} if fields.flag("position_biased_input", default=True) else dict(positions=0)
     return read_encoder(fields, "deberta-v2", names=NAMES, norm=Norm(1e-7, "layer", bias=True), attention=attention,
                         segments=0, **rest)  # fmt: skip
 
@@ -55,7 +57,7 @@ def _distances(fields: Fields, types: set[str]) -> Disentangled | None:
         reach = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
     buckets = fields.integer("position_buckets", -1, MAX_BUCKETS, default=-1)
     if not 0 < buckets // 2 < reach - 1 and buckets > 0:
-        raise fields.error("position_buckets", f"at least 2, and less than twice the distances told apart, {reach}, - 2")
+        raise fields.error("position_buckets", f"at least 2, and less than twice the {reach} distances told apart, - 2")
     norms = [kind.strip() for kind in fields.text("norm_rel_ebd", default="none").lower().split("|")]
     eps = fields.number("layer_norm_eps", low=1e-30, high=1.0, default=1e-7)
     norm = Norm(eps, "layer", bias=True) if "layer_norm" in norms else None

@@ -60,7 +60,7 @@ def read_encoder(
     hidden, layers = fields.integer("hidden_size", 1, MAX_WIDTH), fields.integer("num_hidden_layers", 1, MAX_LAYERS)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
     if hidden % heads or hidden // heads > MAX_HEAD_DIM:
-        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}, at most {MAX_HEAD_DIM} times it")
+        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}, at most {MAX_HEAD_DIM} times")
     mixer = Attention(heads, heads, hidden // heads, sight="whole",
                       **{"qkv_bias": True, "o_bias": True, **(attention or {})})  # fmt: skip
     following = FeedForward(fields.integer("intermediate_size", 1, MAX_WIDTH), read_activation(fields, activation),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
@@ -40,8 +41,8 @@ from . import (
     qwen2,
     qwen3,
     qwen_moe,
-    roberta,
     rnn,
+    roberta,
     rwkv,
     smollm3,
     stablelm,
@@ -171,6 +172,10 @@ def spec_of(checkpoint: Checkpoint) -> ModelSpec:
     Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.
     """
     spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json")).with_tensors(checkpoint.names)
+    if spec.head is not None and (checkpoint.folder / "modules.json").is_file():
+        bare = replace(spec, head=None)
+        # sentence-transformers stores the bare model, whatever architecture its config names
+        spec = spec if spec.tensors().keys() <= checkpoint.names else bare
     checkpoint.arrange(spec.stored())
     checkpoint.require(spec.tensors())
     return spec

@@ -6,10 +6,9 @@ The source is the file checkpoint20.npz of https://github.com/Kyubyong/g2p (Apac
 letters become small ones, and what is none of a to z is an unknown letter, as there.
 
     import lepton_edge
-    from lepton_edge.tasks.transcribe import transcribe
 
     with lepton_edge.load("FOLDER") as model:
-        print(transcribe(model, ["phoneme", "edge"]))
+        print(model.transcribe(["phoneme", "edge"]))
 """
 
 import argparse

@@ -53,17 +53,19 @@ class Layer:
         rig = Rig(isa, len(slots), slots=slots, positions=positions, scratch_bytes=room)
         held = [rig.memory.array(state) for state in states]
         rig.states = np.array([state.ctypes.data for state in held])
-        gates, y = rig.memory.padded(x), rig.memory.padded(np.full((len(slots), self.n), 7, np.float32))
+        gates, wide = rig.memory.padded(x), rig.memory.padded(np.full((len(slots), self.n + 20), 7, np.float32))
+        y = wide[:, 3:]  # beside it may be another direction's
         bias = None if self.bias is None else rig.memory.array(np.pad(self.bias, (0, -self.rows % 32)))
         packing = {}
         if self.format in PACKED:
             blocks = pad(self.rows, 16) // 16
             packing = dict(blocks=blocks, groups=pad(self.n) // 32, block_bytes=self.data.size // blocks)
         rig.row(f"{self.cell}_{self.format}", x=gates, ldx=gates.shape[1], w=rig.memory.array(self.data), bias=bias,
-                y=y, ldy=y.shape[1], n=self.n, back=int(back), state=PLACE, **packing).run(threads)  # fmt: skip
+                y=y, ldy=wide.shape[1], n=self.n, back=int(back), state=PLACE, **packing).run(threads)  # fmt: skip
         states[:] = held
         assert (states[:, :PLACE] == 0xFF).all(), "wrote into another row's states"
-        assert not y[:, self.n :].any() and np.array_equal(gates[:, : self.rows], x, equal_nan=True)
+        assert (wide[:, :3] == 7).all() and (wide[:, 3 + self.n : self.n + 20] == 7).all(), "wrote beside its units"
+        assert np.array_equal(gates[:, : self.rows], x, equal_nan=True)
         return y[:, : self.n].copy()
 
     def memory(self, states: np.ndarray) -> np.ndarray:

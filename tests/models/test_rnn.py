@@ -124,7 +124,7 @@ def test_a_decoder_begins_with_states_of_the_right_size(name: str, checkpoint: C
     before = [state.copy() for state in together]
     for ids, state in zip(sequences(name), together, strict=True):
         np.testing.assert_array_equal(engine.last_states([ids])[0], state)
-    np.testing.assert_array_equal(together, before)  # they are the caller's, whatever else is computed
+        np.testing.assert_array_equal(together, before)  # they are the caller's, whatever else is computed
     for wrong in (together[0][:-4], together[0].view(np.float32)):
         with pytest.raises(RequestError, match=f"expected uint8 \\[{decoder.program.state_bytes}\\]"):
             decoder.open(wrong)

@@ -100,7 +100,8 @@ DISENTANGLED = {
     "pos_att_type": "p2c|c2p", "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
 }  # fmt: skip
 NOMIC = {  # as nomic-embed-text-v1.5 writes its config
-    "architectures": ["NomicBertModel"], "n_embd": 64, "n_inner": 96, "n_head": 4, "n_layer": 2, "n_positions": 256, "vocab_size": 41,
+    "architectures": ["NomicBertModel"], "n_embd": 64, "n_inner": 96, "n_head": 4, "n_layer": 2, "n_positions": 256,
+    "vocab_size": 41,
     "layer_norm_epsilon": 1e-12, "activation_function": "swiglu", "causal": False, "prenorm": False,
     "qkv_proj_bias": False, "rotary_emb_base": 500, "rotary_emb_fraction": 1.0, "rotary_scaling_factor": None,
     "type_vocab_size": 2,

@@ -20,6 +20,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -140,6 +142,13 @@ def make_encoders() -> None:
         print(f"{encoder.name:24} {single.shape} rms {np.sqrt((single**2).mean()):.3f} noise {noise:.1e}")
         stored[encoder.name] = single.astype(np.float32)
         stored[f"{encoder.name} about"] = np.array([noise, encoders.checksum(encoder)])
+    far = torch.arange(-1100, 1101)
+    for buckets, reach in encoders.BUCKETS:
+        rows = make_log_bucket_position(far, buckets, reach).long() + buckets
+        stored[f"buckets {buckets} {reach}"] = rows.clamp(0, 2 * buckets - 1).numpy().astype(np.int16)
+    for buckets in (32, 64):
+        rows = MPNetEncoder.relative_position_bucket(far, buckets)
+        stored[f"buckets {buckets}"] = rows.numpy().astype(np.int16)
     np.savez_compressed(recipes.GOLDEN / "encoders.npz", **stored)
 
 

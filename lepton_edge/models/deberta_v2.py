@@ -56,6 +56,8 @@ def _distances(fields: Fields, types: set[str]) -> Disentangled | None:
     if reach < 1:
         reach = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
     buckets = fields.integer("position_buckets", -1, MAX_BUCKETS, default=-1)
+    if buckets < 1 and reach > MAX_BUCKETS:
+        raise fields.error("position_buckets", f"a number, for more than {MAX_BUCKETS} distances")
     if not 0 < buckets // 2 < reach - 1 and buckets > 0:
         raise fields.error("position_buckets", f"at least 2, and less than twice the {reach} distances told apart, - 2")
     norms = [kind.strip() for kind in fields.text("norm_rel_ebd", default="none").lower().split("|")]
@@ -65,11 +67,25 @@ def _distances(fields: Fields, types: set[str]) -> Disentangled | None:
                         norm)  # fmt: skip
 
 
-TRANSFORM = "cls.predictions.transform"
+MASK = "DebertaV2ForMaskedLM"
+OLD, NEW = (
+    Form(f"{place}.decoder", f"{place}{inner}.dense", f"{place}{inner}.LayerNorm", field="hidden_act")
+    for place, inner in (("cls.predictions", ".transform"), ("lm_predictions.lm_head", ""))
+)
 ARCHITECTURES = architectures(
     "DebertaV2", read,
     classes=Form("classifier", "pooler.dense", field="pooler_hidden_act", pool="first"),
     tokens=Form("classifier"),
     span=Form("qa_outputs"),
-    mask=Form("cls.predictions.decoder", f"{TRANSFORM}.dense", f"{TRANSFORM}.LayerNorm", field="hidden_act"),
+    mask=OLD,
 )  # fmt: skip
+READERS = {legacy: architectures("DebertaV2", read, mask=form)[MASK] for legacy, form in ((True, OLD), (False, NEW))}
+
+
+def read_mask(fields: Fields) -> ModelSpec:
+    """The spec of a DebertaV2ForMaskedLM config: the newer head, of deberta-v3, always reads the embedding's table."""
+    legacy = fields.flag("legacy", default=True)
+    return READERS[legacy](fields if legacy else fields.assuming(tie_word_embeddings=True))
+
+
+ARCHITECTURES[MASK] = read_mask

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import wraps
 from typing import Any
 
 from .decoder import read_activation
@@ -42,13 +42,21 @@ def architectures(name: str, read: Reader, **forms: Form) -> dict[str, Reader]:
 
     read: of a bare model.  forms: of the heads that the family has, by the kinds of `Head`.
     """
-    heads = {name + KINDS[kind]: partial(_read, read, kind, form) for kind, form in forms.items()}
-    return {f"{name}Model": read, **heads}
+    return {f"{name}Model": read, **{name + KINDS[kind]: _reader(read, kind, form) for kind, form in forms.items()}}
 
 
-def _read(read: Reader, kind: str, form: Form, fields: Fields) -> ModelSpec:
+def _reader(read: Reader, kind: str, form: Form) -> Reader:
+    """A reader of the family's module, as which the table of families knows it."""
+
+    @wraps(read, assigned=("__module__",))
+    def read_head(fields: Fields) -> ModelSpec:
+        return _with_form(read(fields), fields, kind, form)
+
+    return read_head
+
+
+def _with_form(spec: ModelSpec, fields: Fields, kind: str, form: Form) -> ModelSpec:
     """The spec of a model with a head."""
-    spec = read(fields)
     parts = {"head": form.head, "head_dense": form.dense, "head_norm": form.norm}
     modules = {**spec.names.modules, **{part: module for part, module in parts.items() if module}}
     options: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from .recipe import GOLDEN, _hash, _normal, _write_safetensors
 LENGTHS = (1, 4, 10, 7)
 LONG = (3, 150, 40)  # beyond windows and distances, for heads that give little
 FIRST = 3  # ids below are left out: transformers counts no position for a padding token
+BUCKETS = ((256, 512), (16, 200), (32, 100), (64, 200), (4, 8))  # DeBERTa's, and how far they reach
 LOUD = {"query", "key", "q_lin", "k_lin", "query_proj", "key_proj", "q", "k", "Wqkv"}
 LABELS = {str(i): word for i, word in enumerate(("red", "green", "blue"))}
 
@@ -98,8 +99,9 @@ DISENTANGLED = {
     "relative_attention": True, "position_buckets": 16, "max_relative_positions": -1, "share_att_key": True,
     "pos_att_type": "p2c|c2p", "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
 }  # fmt: skip
-NOMIC = {
-    "n_embd": 64, "n_inner": 96, "n_head": 4, "n_layer": 2, "n_positions": 256, "vocab_size": 41,
+NOMIC = {  # as nomic-embed-text-v1.5 writes its config
+    "architectures": ["NomicBertModel"], "n_embd": 64, "n_inner": 96, "n_head": 4, "n_layer": 2, "n_positions": 256,
+    "vocab_size": 41,
     "layer_norm_epsilon": 1e-12, "activation_function": "swiglu", "causal": False, "prenorm": False,
     "qkv_proj_bias": False, "rotary_emb_base": 500, "rotary_emb_fraction": 1.0, "rotary_scaling_factor": None,
     "type_vocab_size": 2,
@@ -138,6 +140,7 @@ ENCODERS += [
     _other("deberta_raw", "debertav2_tokens", position_buckets=-1, max_relative_positions=100, norm_rel_ebd="none",
            position_biased_input=True, type_vocab_size=2, pos_att_type=["c2p"]),
     _other("deberta_keys", "debertav2_tokens", pos_att_type=["p2c"], position_buckets=32, max_relative_positions=100),
+    _other("deberta_new_head", "debertav2_mask", stored=(("lm_head.decoder.bias", "lm_head.bias"),), legacy=False),
     _other("deberta_plain", "debertav2_span", relative_attention=False, position_biased_input=True,
            norm_rel_ebd="none"),
     _other("roberta_padding", "roberta_tokens", pad_token_id=2),

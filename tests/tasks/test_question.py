@@ -24,6 +24,14 @@ def test_answers_are_those_of_transformers(
         assert all(row["context"][item["start"] : item["end"]] == item["answer"] for item in found)
 
 
+@pytest.mark.parametrize(("name", "question"), [("answer", tasks.QUESTIONS[0]), ("answer_bytes", "who ?")])
+def test_no_answer_is_as_likely_as_in_the_surest_piece(load: Any, name: str, question: str) -> None:
+    found = load(name).answer(question, tasks.CONTEXT, 5000, stride=5, max_length=30, empty=True)
+    nothing = [item for item in found if item["end"] == 0]
+    assert [item["score"] for item in nothing] == pytest.approx([GOLDEN[f"{question} 30, nothing"]], rel=1e-4)
+    assert nothing[0]["answer"] == "" and nothing[0]["start"] == 0
+
+
 def test_one_question(load: Any) -> None:
     model = load("answer")
     found = model.answer(tasks.QUESTIONS[0], tasks.CONTEXT, stride=8)

@@ -110,7 +110,9 @@ def questions(folder: Path, source: Path) -> dict[str, Any]:
             for stride, most, empty in ((8, 40, False), (5, 30, True)):
                 encoded = tokenizer(question, tasks.CONTEXT, truncation="only_second", max_length=most, stride=stride,
                                     return_overflowing_tokens=True, return_offsets_mapping=True)  # fmt: skip
-                found[f"{question} {most}"] = _answers(model, names["select_starts_ends"], encoded, empty)
+                answers = _answers(model, names["select_starts_ends"], encoded, empty)
+                found[f"{question} {most}"] = answers[:3]
+                found[f"{question} {most}, nothing"] = next((a["score"] for a in answers if not a["end"]), None)
     return {"answers": found}
 
 
@@ -142,7 +144,7 @@ def _answers(model: Any, select: Any, encoded: Any, empty: bool) -> list[dict[st
                 answers.append({"score": float(score), "start": first, "end": last, "answer": text})
     if empty:
         answers.append({"score": null, "start": 0, "end": 0, "answer": ""})
-    return sorted(answers, key=lambda answer: -answer["score"])[:3]
+    return sorted(answers, key=lambda answer: -answer["score"])
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ class _Answers:
         if self.empty:
             found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
         found = sorted(found, key=lambda answer: -answer["score"])[: self.top_k]
-        return found[0] if self.top_k == 1 and found else found
+        return (found or [{"score": 0.0, "start": 0, "end": 0, "answer": ""}])[0] if self.top_k == 1 else found
 
 
 def _shares(logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.float32]:

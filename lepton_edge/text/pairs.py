@@ -86,10 +86,10 @@ def windows(encoded: Encoded, limit: int, stride: int, text: int) -> list[Encode
             f"of {limit} tokens, {rest} are for the other text and special tokens, and neighbouring pieces share "
             f"{stride}; nothing is left for the rest; shorten the other text, or make stride smaller"
         )
-    made = []
+    made, before = [], range(places[0])
+    after = [i for i in range(places[0], len(encoded)) if encoded.texts[i] != text]
     for start in range(0, len(places), room - stride):
-        piece = set(places[start : start + room])
-        made.append(encoded.take([i for i, owner in enumerate(encoded.texts) if owner != text or i in piece]))
+        made.append(encoded.take([*before, *places[start : start + room], *after]))
         if start + room >= len(places):
             break
     return made

@@ -86,6 +86,18 @@ def test_a_bad_text_does_not_lose_the_others(mean: lepton_edge.Model) -> None:
     assert np.isnan(mean.embed(["\ud800"], errors="return")).all()
 
 
+def test_a_folder_may_ask_for_lower_case(tmp_path: Path) -> None:
+    folder = tasks.write_sentences(tmp_path / "model", ["mean"])
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for lower in (False, True):
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": lower}))
+        with lepton_edge.load(folder, threads=1) as model:
+            assert np.array_equal(model.embed("The CAT"), model.embed("the cat")) == lower
+            assert model.sentence_folder.most == 40  # the tokenizer's model_max_length
+
+
 def test_similarity(mean: lepton_edge.Model, folders: Path, tmp_path: Path) -> None:
     vectors = mean.embed(tasks.TEXTS, normalize=False)
     found = mean.similarity(vectors[:2], vectors)

@@ -6,6 +6,7 @@ import pytest
 from golden import tasks
 
 from lepton_edge.errors import ContextLengthError, RequestError
+from lepton_edge.tasks.entity import _without_overlaps
 
 GOLDEN = tasks.answers()
 
@@ -40,6 +41,15 @@ def test_long_texts_by_windows(load: Any) -> None:
     check(model.entities(tasks.CONTEXT, stride=6), GOLDEN["entities by windows"])
     with pytest.raises(ContextLengthError, match="or pass stride=N"):
         model.entities(tasks.CONTEXT)
+
+
+def test_of_overlapping_entities_the_longer_stays_then_the_likelier() -> None:
+    def entity(start: int, end: int, score: float) -> dict[str, Any]:
+        return {"start": start, "end": end, "score": score}
+
+    found = [entity(0, 4, 0.5), entity(2, 6, 0.4), entity(3, 9, 0.1), entity(9, 11, 0.2), entity(10, 12, 0.3)]
+    assert _without_overlaps(found) == [found[2], found[4]]
+    assert _without_overlaps(found[:2]) == [found[0]] and _without_overlaps([]) == []
 
 
 def test_bad_rows(load: Any) -> None:

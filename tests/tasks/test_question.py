@@ -24,6 +24,14 @@ def test_answers_are_those_of_transformers(
         assert all(row["context"][item["start"] : item["end"]] == item["answer"] for item in found)
 
 
+@pytest.mark.parametrize(("name", "question"), [("answer", tasks.QUESTIONS[0]), ("answer_bytes", "who ?")])
+def test_no_answer_is_as_likely_as_in_the_surest_piece(load: Any, name: str, question: str) -> None:
+    found = load(name).answer(question, tasks.CONTEXT, 5000, stride=5, max_length=30, empty=True)
+    nothing = [item for item in found if item["end"] == 0]
+    assert [item["score"] for item in nothing] == pytest.approx([GOLDEN[f"{question} 30, nothing"]], rel=1e-4)
+    assert nothing[0]["answer"] == "" and nothing[0]["start"] == 0
+
+
 def test_one_question(load: Any) -> None:
     model = load("answer")
     found = model.answer(tasks.QUESTIONS[0], tasks.CONTEXT, stride=8)
@@ -40,6 +48,12 @@ def test_whole_words(load: Any) -> None:
     """An answer that begins inside a word is given with the whole of it."""
     for item in load("answer").answer("who ?", "quickness microsoft bankers quickly", top_k=9):
         assert set(item["answer"].split()) <= {"quickness", "microsoft", "bankers", "quickly"}
+
+
+def test_a_context_without_a_token_has_no_answer(load: Any) -> None:
+    nothing = {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+    assert load("answer").answer("who ?", "\0\0") == nothing
+    assert load("answer").answer("who ?", "\0\0", top_k=2) == []
 
 
 def test_bad_rows(load: Any) -> None:

@@ -1,6 +1,8 @@
 """Texts with special tokens, types and offsets; cut and in windows."""
 
 
+import time
+
 import pytest
 from golden import tasks
 
@@ -75,6 +77,17 @@ def test_windows_cover_the_text(tokenizer: Tokenizer) -> None:
     assert windows(found, 11, 1, 1) == [found]
     with pytest.raises(ContextLengthError, match="neighbouring pieces share 3"):
         windows(found, 8, 3, 1)
+
+
+def test_windows_of_a_megabyte_take_time_in_proportion() -> None:
+    """Nearly a minute when each piece looked at all tokens, and less than a second since."""
+    n = 180_000
+    rest = [None, *[0] * 9, *[1] * n, None]
+    long = Encoded([*range(n + 11)], [0] * (n + 11), [(0, 0)] * (n + 11), rest, [None] * (n + 11))
+    started = time.perf_counter()
+    pieces = windows(long, 40, 20, 1)
+    assert time.perf_counter() - started < 15
+    assert len(pieces) == 1 + -(-(n - 29) // 9) and pieces[1].ids == [*range(10), *range(19, 48), n + 10]
 
 
 def test_what_is_no_text(tokenizer: Tokenizer) -> None:

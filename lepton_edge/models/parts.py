@@ -41,7 +41,7 @@ class Names:
     """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each,
     in which {layer} and {expert}, or {head}, stand for numbers.
 
-    A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
+    A bias that has an entry of its own (`head.bias`) has that tensor's whole name.  A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
     checkpoint stores in another order than ours; packed ones never are.
     """
 
@@ -56,6 +56,8 @@ class Names:
         >>> Names().name("q.bias", 3)
         'model.layers.3.self_attn.q_proj.bias'
         """
+        if "." in part and part in self.modules:
+            return self.modules[part].format(layer=layer)
         module, _, kind = part.partition(".")
         module, _, expert = module.partition("@")
         path = self.modules[module].format(layer=layer, expert=expert, head=expert)

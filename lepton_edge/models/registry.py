@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
+    bart,
     bert,
     bloom,
     cohere,
@@ -37,6 +38,7 @@ from . import (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
 )
 from .fields import Fields
 from .spec import ModelSpec
@@ -46,6 +48,7 @@ __all__ = ["families", "register", "spec_from_config", "spec_of"]
 ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], ModelSpec]] = {
+    "BartForConditionalGeneration": bart.read,
     "BertForMaskedLM": bert.read_mask,
     "BertForQuestionAnswering": bert.read_answers,
     "BertForSequenceClassification": bert.read_classes,
@@ -68,8 +71,12 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "GraniteMoeForCausalLM": granite.read_moe,
     "Lfm2ForCausalLM": lfm2.read,
     "LlamaForCausalLM": llama.read,
+    "M2M100ForConditionalGeneration": bart.read_m2m100,
+    "MBartForConditionalGeneration": bart.read_mbart,
+    "MT5ForConditionalGeneration": t5.read_mt5,
     "Mamba2ForCausalLM": mamba.read2,
     "MambaForCausalLM": mamba.read,
+    "MarianMTModel": bart.read_marian,
     "MiniCPMForCausalLM": llama.read_minicpm,
     "Ministral3ForCausalLM": mistral.read_ministral3,
     "MinistralForCausalLM": mistral.read_ministral,
@@ -82,6 +89,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "Olmo3ForCausalLM": olmo.read_olmo3,
     "OlmoForCausalLM": olmo.read,
     "OlmoeForCausalLM": olmoe.read,
+    "PegasusForConditionalGeneration": bart.read_pegasus,
     "Phi3ForCausalLM": phi.read_phi3,
     "PhiForCausalLM": phi.read,
     "Qwen2ForCausalLM": qwen2.read,
@@ -93,6 +101,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    "T5ForConditionalGeneration": t5.read,
 }
 
 

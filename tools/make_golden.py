@@ -219,7 +219,8 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    parser.add_argument("names", nargs="*", choices=[[], "adapters", "families", "seq2seq", *recipes.BY_NAME], metavar="NAME")
+    groups = ["adapters", "families", "seq2seq"]
+    parser.add_argument("names", nargs="*", choices=[[], *groups, *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if "families" in arguments.names:
@@ -229,7 +230,7 @@ def main() -> None:
     if "seq2seq" in arguments.names:
         make_seq2seq()
     for name in arguments.names or recipes.BY_NAME:
-        if name not in ("adapters", "families", "seq2seq"):
+        if name not in groups:
             make_model(recipes.BY_NAME[name])
     if not arguments.names:
         make_families()

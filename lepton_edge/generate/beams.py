@@ -70,7 +70,9 @@ class Beams:
         self._look_ahead(length, bool(done.all()))
         return [parents[i] for i in chosen.tolist()]
 
-    def _finish(self, values: Floats, parents: list[int], tokens: list[int], done: NDArray[np.bool_], length: int) -> None:
+    def _finish(
+        self, values: Floats, parents: list[int], tokens: list[int], done: NDArray[np.bool_], length: int
+    ) -> None:
         """Add texts that have ended, of the `count` likeliest only, to the best ones."""
         if self.early_stopping is True and all(ended for *_, ended in self.best):
             return

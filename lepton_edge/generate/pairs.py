@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_edge.errors import ModelError
+from lepton_edge.errors import ModelError, RequestError
 from lepton_edge.generate.beams import Beams, log_softmax
 from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.rules import Rules
 
 if TYPE_CHECKING:
     from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.runtime import Engine
     from lepton_edge.runtime.pair import PairEngine
 
 __all__ = ["beam_search", "sample"]
@@ -36,9 +37,9 @@ def beam_search(
     found: list[list[int]] = []
     group = max(1, SLOTS // (beams + 1))
     for start in range(0, len(sources), group):
-        searches = [_Greedy(rules, prompt) if beams == 1 else Beams(rules, beams, prompt, length_penalty, early_stopping)
-                    for _ in sources[start : start + group]]  # fmt: skip
-        _run(shared, sources[start : start + group], searches)
+        here, options = sources[start : start + group], (prompt, length_penalty, early_stopping)
+        searches = [_Greedy(rules, prompt) if beams == 1 else Beams(rules, beams, *options) for _ in here]
+        _run(shared, here, searches)
         found += [search.result for search in searches]
     return found
 
@@ -121,8 +122,9 @@ class _Lanes:
         self._sources, self._searches, self._held = sources, searches, held
         self._slots: list[list[int]] = []
 
-    def begin(self, engine: PairEngine) -> None:
+    def begin(self, engine: Engine) -> None:
         """Encode the sources, and open a sequence for each: its beams are alike before the first token."""
+        engine = as_pair(engine)
         self._held += (memories := _remember(engine, self._sources))
         for memory in memories:
             slot = engine.open_with(memory)
@@ -134,9 +136,13 @@ class _Lanes:
         """Whether any search is."""
         return any(search.open for search in self._searches)
 
-    def advance(self, engine: PairEngine) -> None:
+    def advance(self, engine: Engine) -> None:
         """One step of all open searches."""
-        tokens, slots, positions, wanted = [], [], [], []
+        engine = as_pair(engine)
+        tokens: list[int] = []
+        slots: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
         live = [i for i, search in enumerate(self._searches) if search.open]
         for i in live:
             for slot, ids in zip(self._slots[i], self._searches[i].running, strict=False):
@@ -147,7 +153,10 @@ class _Lanes:
                 wanted.append(len(tokens) - 1)
         logits = engine.forward(tokens, slots, positions, wanted)
         if not np.isfinite(logits).all():
-            raise ModelError("the model's logits are not finite; its weights are damaged, or too large for their format")
+            raise ModelError(
+                "the model's logits are not finite; its weights are damaged, or they are too large for their format: "
+                "check the files, or load another format"
+            )
         first = 0
         for i in live:
             search, here = self._searches[i], logits[first : first + len(self._slots[i])]
@@ -172,6 +181,13 @@ class _Lanes:
                 self._held.append(slot)
             found.append(slot)
         return found
+
+
+def as_pair(engine: Engine) -> PairEngine:
+    """The engine as what it is: RequestError for a model without an encoder."""
+    if engine.spec.encoder is None:
+        raise RequestError(f"{engine.spec.family} models have no encoder and decoder; use a T5, Bart or Marian model")
+    return cast("PairEngine", engine)
 
 
 def _remember(engine: PairEngine, sources: Sequence[Ids]) -> list[int]:

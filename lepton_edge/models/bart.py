@@ -34,7 +34,7 @@ def read_pegasus(fields: Fields) -> ModelSpec:
 
 
 def read_m2m100(fields: Fields) -> ModelSpec:
-    """The spec of an M2M100ForConditionalGeneration config, NLLB's among them: positions begin behind the padding id."""
+    """The spec of an M2M100ForConditionalGeneration config, as NLLB's: positions begin behind the padding id."""
     first = fields.integer("pad_token_id", 0, 1 << 24, default=1) + 1
     fields = fields.with_default(scale_embedding=True, activation_function="relu")
     return read_pair(fields, "m2m_100", start=2, shared=SHARED, bias=False, first_position=first, sinusoids="fairseq")

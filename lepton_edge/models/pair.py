@@ -1,4 +1,4 @@
-"""What encoder-decoders share: the fields of their configs under Bart's names, and the two specs that are made of them."""
+"""What encoder-decoders share: the fields of their configs under Bart's names, and the two specs made of them."""
 
 import math
 from dataclasses import replace

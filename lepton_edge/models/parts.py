@@ -41,8 +41,9 @@ class Names:
     """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each,
     in which {layer} and {expert}, or {head}, stand for numbers.
 
-    A bias that has an entry of its own (`head.bias`) has that tensor's whole name.  A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
-    checkpoint stores in another order than ours; packed ones never are.
+    A bias that has an entry of its own (`head.bias`) has that tensor's whole name.  A module that ends in `=` is itself
+    the weight's name, and `NAME_bias` its bias's.  stored: the parts that a checkpoint stores in another order than
+    ours; packed ones never are.
     """
 
     modules: Mapping[str, str] = field(default_factory=lambda: HF_MODULES)

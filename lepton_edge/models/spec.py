@@ -163,7 +163,7 @@ class ModelSpec:
     first_norm: whether the first layer's mixer has a norm before it.
     bias_row: the head's bias is stored as one row, [1, vocab].
     encoder: of an encoder-decoder, which this is the decoder of; its `memory` is the `cross` of each of our layers,
-    whose keys and values it makes.  start: the id that a decoder of one begins with; negative: the first of a text is given.
+    whose keys and values it makes.  start: the id that the decoder of one begins with.
     """
 
     family: str

@@ -28,7 +28,7 @@ def read(fields: Fields, gated: str = "relu", family: str = "t5") -> ModelSpec:
         context=max(context, LEAST_CONTEXT),
         norm=Norm(fields.number("layer_norm_epsilon", low=1e-30, high=1.0, default=1e-6)),
     )  # fmt: skip
-    stacks = {}
+    stacks: dict[str, dict[str, Any]] = {}
     for stack, sight in (("encoder", "whole"), ("decoder", "causal")):
         count = layers if sight == "whole" else fields.integer("num_decoder_layers", 1, MAX_LAYERS, default=layers)
         mixer = Attention(heads, heads, head_dim, scale=1.0, sight=sight,

@@ -81,8 +81,9 @@ class Row:
 class Program:
     """A whole model.  `tables` are the names of the weights of a layer's experts; `params` are float32 vectors, padded
     with zeros; `ropes` are tables of angles, [context, dim] of cosines and then sines; `page_bytes` is one page of the
-    KV cache, and `memory_bytes` what is used of a page of a memory, `state_bytes` the recurrent state of a sequence; after `state_rows` rows the hidden states are in the
-    buffer `states`, an encoder's of all tokens, a decoder's of the wanted ones; after `logits_rows` the logits are
+    KV cache, `memory_bytes` what is used of a memory's page, `state_bytes` the recurrent state of a sequence; after
+    `state_rows` rows the hidden states are in the buffer `states`, an encoder's of all tokens, a decoder's of the
+    wanted ones; after `logits_rows` the logits are
     there, if there are any."""
 
     vocab: int

@@ -88,7 +88,7 @@ class Engine:
         self.max_batch = MAX_BATCH
         self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
-        self._pages = beside._pages if beside else Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._pages: Pages = beside._pages if beside else Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._states = States(program.state_bytes, MAX_SLOTS)
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
@@ -105,7 +105,7 @@ class Engine:
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
-        self._pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
+        self._pool: Pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
         self._profile: Profile | None = None
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)

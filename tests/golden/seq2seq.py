@@ -99,7 +99,7 @@ def target(pair: Pair) -> np.ndarray:
 
 
 def tensors(pair: Pair) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the folder, float32: as those of `families.py`; the logits are spread enough that beams differ."""
+    """Every tensor of the folder, float32: as those of `families.py`, but louder, so that beams differ."""
     spec = pair.spec
     matrices = spec.matrices()
     for name, shape in spec.tensors().items():

@@ -1,4 +1,4 @@
-"""Encoder-decoders against transformers: logits, and the ids of greedy and beam searches over several sources at once."""
+"""Encoder-decoders against transformers: logits, and the ids of searches over several sources at once."""
 
 from collections.abc import Iterator
 
@@ -80,7 +80,7 @@ def test_logits_are_those_of_transformers(pair, load) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("format", "most"), [("q8", 0.04), ("q4", 0.6)])
+@pytest.mark.parametrize(("format", "most"), [("q8", 0.15), ("q4", 0.9)])
 def test_packed_weights_run(pair, format, most, load) -> None:
     engine = load(pair, format=format)
     memory = engine.remember(sources(pair))[0]

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from golden import adapters, families, seq2seq  # noqa: E402
+from golden import adapters, encoders, families, seq2seq  # noqa: E402
 from golden import recipe as recipes  # noqa: E402
 from golden.ropes import ROPES, Rope  # noqa: E402
 
@@ -132,6 +133,46 @@ def make_seq2seq() -> None:
     np.savez_compressed(recipes.GOLDEN / "seq2seq.npz", **stored)
 
 
+def load_encoder(encoder: encoders.Encoder, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """An encoder; refuses a folder that lacks tensors, but for a pooler that it does not read, or has too many."""
+    model, info = getattr(transformers, encoder.architecture).from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+    )
+    wrong = {kind: [name for name in names if "pooler" not in str(name)] for kind, names in info.items()}
+    if any(wrong.values()) or (info["missing_keys"] and not encoder.architecture.endswith("Model")):
+        raise SystemExit(f"{encoder.name}: transformers does not agree with the tensors: {info}")
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs_of(model: torch.nn.Module, encoder: encoders.Encoder) -> np.ndarray:
+    """What an encoder gives of its sequences, one after the other: float64 [rows, N]."""
+    rows, kinds = [], encoders.segments(encoder)
+    for i, tokens in enumerate(encoders.sequences(encoder)):
+        rest = {} if kinds is None else {"token_type_ids": torch.from_numpy(kinds[i])[None]}
+        out = model(torch.from_numpy(tokens.astype(np.int64))[None], **rest)
+        if "start_logits" in out:
+            rows.append(torch.stack([out.start_logits[0], out.end_logits[0]], dim=1))
+        else:
+            rows.append(out.logits if "logits" in out and not encoder.each else out[0][0])
+    return torch.cat(rows).double().numpy()
+
+
+def make_encoders() -> None:
+    """Stores encoders.npz: for each encoder of tests/golden/encoders.py its outputs, noise and checksum."""
+    stored = {}
+    for encoder in encoders.ENCODERS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = encoders.write_folder(encoder, Path(folder) / encoder.name)
+            single, double = (outputs_of(load_encoder(encoder, path, dtype), encoder)
+                              for dtype in (torch.float32, torch.float64))  # fmt: skip
+        noise = relative(single, double)
+        print(f"{encoder.name:24} {single.shape} rms {np.sqrt((single**2).mean()):.3f} noise {noise:.1e}")
+        stored[encoder.name] = single.astype(np.float32)
+        stored[f"{encoder.name} about"] = np.array([noise, encoders.checksum(encoder)])
+    np.savez_compressed(recipes.GOLDEN / "encoders.npz", **stored)
+
+
 def load_adapted(case: adapters.Case, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """A model with PEFT's adapter; refuses a folder that holds other tensors than PEFT would save."""
     from peft import PeftModel
@@ -219,21 +260,26 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    groups = ["adapters", "families", "seq2seq"]
-    parser.add_argument("names", nargs="*", choices=[[], *groups, *recipes.BY_NAME], metavar="NAME")
+    together = ("adapters", "encoders", "families", "seq2seq")
+    parser.add_argument("names", nargs="*", choices=[[], *together, *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     if "families" in arguments.names:
         make_families()
     if "adapters" in arguments.names:
         make_adapters()
+    if "encoders" in arguments.names:
+        make_encoders()
     if "seq2seq" in arguments.names:
         make_seq2seq()
     for name in arguments.names or recipes.BY_NAME:
-        if name not in groups:
+        if name not in together:
             make_model(recipes.BY_NAME[name])
     if not arguments.names:
         make_families()
+        make_encoders()
         make_adapters()
         make_seq2seq()
         make_ropes()

@@ -18,7 +18,8 @@ class Rules:
 
     ends: ids that end it.  most, least: new tokens, at most and at least.  forced_first, forced_last: ids that the
     first and the last new token must be, or None.  no_repeat: n-grams of that size come once (arXiv:1705.04304), 0:
-    any may.  bad: sequences of ids that must not come.  suppressed: ids that never come.  repeat_penalty: see `SamplingParams`.
+    any may.  bad: sequences of ids that must not come.  suppressed: ids that never come.  repeat_penalty: see
+    `SamplingParams`.
     """
 
     ends: frozenset[int]

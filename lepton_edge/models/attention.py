@@ -57,7 +57,8 @@ class Disentangled:
         away, middle = np.abs(distances), self.buckets // 2
         rows = distances
         if self.reach:
-            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / math.log((self.reach - 1) / middle)
+            most = np.log(np.float32((self.reach - 1) / middle))  # as above: the last distance has to give 1 exactly
+            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / most
             far = np.ceil(part * np.float32(middle - 1)) + middle
             rows = np.where(away <= middle, distances, far * np.sign(distances)).astype(np.int64)
         found: NDArray[np.int64] = np.clip(rows + self.buckets, 0, 2 * self.buckets - 1)

@@ -5,7 +5,7 @@ from .fields import Fields
 from .pair import read_pair
 from .spec import ModelSpec
 
-__all__ = ["read", "read_m2m100", "read_marian", "read_mbart", "read_pegasus"]
+__all__ = ["read", "read_ctranslate2", "read_m2m100", "read_marian", "read_mbart", "read_pegasus"]
 
 SHARED = "model.shared"
 SUMS = dict(norm_before=False, norm_sum=True, final_norm=False)
@@ -20,6 +20,11 @@ def read_mbart(fields: Fields) -> ModelSpec:
     """The spec of an MBartForConditionalGeneration config: norms before, and at the end."""
     fields = fields.with_default(decoder_start_token_id=fields.integer("eos_token_id", 0, 1 << 24, default=2))
     return read_pair(fields, "mbart", shared=SHARED, first_position=2, embed_norm=True)
+
+
+def read_ctranslate2(fields: Fields) -> ModelSpec:
+    """The spec of an OpenNMT Transformer that tools/import_ctranslate2.py wrote: norms before, and tables apart."""
+    return read_pair(fields, "ctranslate2", tied=False, start=1, first_position=1, sinusoids="fairseq")
 
 
 def read_marian(fields: Fields) -> ModelSpec:

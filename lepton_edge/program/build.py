@@ -84,7 +84,7 @@ class Builder:
             self.low_rank.look_up(delta, self.use_weight("embed"), y, spec.embed_scale)
         if spec.embed_first:
             self.positions(y)
-        if spec.embed_width:
+        if spec.projected:
             self.quantize("embed", y, [self.use_weight("project_in")])
             self.linear("project_in", None, y, "x")
         if not spec.embed_first:
@@ -114,7 +114,7 @@ class Builder:
                     block.output(self, part, i, y, False)
                     self.norm(f"{name}_post_norm", i, y, "x", [], own=False, accumulate=True, barrier=ALWAYS)
                 else:
-                    block.output(self, part, i, "x", True)
+                    block.output(self, part, i, "x", spec.residual)
                 if spec.norm_sum:
                     self.norm(f"{name}_norm", i, "x", "h", self.readers(i, n + 1), own=False, barrier=ALWAYS)
             return
@@ -150,6 +150,10 @@ class Builder:
             self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
         elif not self.spec.norm_sum or (i == 0 and norm == "attn_norm"):  # else the norm before has done it
             self.quantize(f"layer {i}", "h", readers)
+
+    def entry(self, i: int) -> str:
+        """What layer i reads, in a model whose layers replace what they read."""
+        return "embedded" if i == 0 and self.spec.embed_width else "h"
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -411,6 +415,12 @@ class Builder:
     def format_of(self, name: str) -> str:
         """The format of a weight, or of those of a table."""
         return self.program.weights_of(name)[0].format
+
+    def packing(self, name: str) -> dict[str, Any]:
+        """The fields of a packed weight that a row of it has; none for a plain one."""
+        weight = self.program.weights[name]
+        fields = ("blocks", "groups", "block_bytes")
+        return self.blocks(weight, fields) if get_format(weight.format).packed else {}
 
     def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Any]:
         """Sizes of a packed weight's row blocks; zeros for a plain one."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..kernels.layout import GROUP, RECORD
-from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
+from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, RECURRENT, ROW, TOKENS
 from ..models.rope import RopeSpec
 
 __all__ = ["Buffer", "Program", "Row", "pad"]
@@ -71,7 +71,7 @@ class Row:
     @property
     def products(self) -> list[str]:
         """The weights that all tokens are multiplied with, or the tables of experts' weights."""
-        if self.op.partition("_")[0] not in ("matmul", "gated"):
+        if self.op.partition("_")[0] not in ("matmul", "gated", *RECURRENT):
             return []
         named = [self.values[name] for name, kind in OPS[self.op].fields if kind == "w"]
         return [str(name) for name in named if name is not None]

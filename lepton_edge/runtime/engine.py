@@ -42,7 +42,7 @@ from ..quant.formats import MXFP4, get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
-from .inputs import Inputs
+from .inputs import Inputs, read_segments
 from .memory import aligned_zeros
 from .pages import Pages
 from .plan import MAX_BATCH, Plan
@@ -79,10 +79,7 @@ class Engine:
     def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
                  threads: int, isa: str, notify: Callable[[str], None] | None = None,
                  beside: "Engine | None" = None) -> None:  # fmt: skip
-        """Allocates the buffers and binds the program.  Most callers want `Engine.load`.
-
-        beside: another engine, with the same pages and threads, which sees to it that only one of the two runs.
-        """
+        """Binds the program; see `load`.  beside: an engine with the same pages and threads, which lets one run."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
         self.max_batch = MAX_BATCH
@@ -107,6 +104,7 @@ class Engine:
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
         self._pool: Pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
         self._profile: Profile | None = None
+        self.decoder: Engine | None = None  # of the model's target
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
         self._point({
@@ -154,7 +152,11 @@ class Engine:
             from .pair import PairEngine
 
             cls = PairEngine
-        return cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        engine = cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        if spec.target is not None:
+            engine.decoder = cls.load(source, spec.target.spec, format=format, threads=threads, isa=isa,
+                                      kv_dtype=kv_dtype, notify=notify)  # fmt: skip
+        return engine
 
     def add_adapter(self, adapter: "Adapter") -> Plan:
         """What `forward` and `step` need to run the model with an adapter, beside the weights as they are.
@@ -176,10 +178,14 @@ class Engine:
 
     # -- sequences ------------------------------------------------------------------------------------------------
 
-    def open(self) -> int:
-        """A new, empty sequence; -> its slot."""
+    def open(self, state: Array | None = None) -> int:
+        """A new, empty sequence; -> its slot.  state: of `last_states`, which counts as its position 0."""
         with self._lock:
-            return self._pages.open()
+            slot = self._pages.open()
+            if state is not None:
+                self._states.write(slot, state)
+                self._pages.lengths[slot] = 1  # at position 0 kernels would begin with zeros
+            return slot
 
     def close_slot(self, slot: int) -> None:
         """Forget a sequence; its memory goes to the next one."""
@@ -296,16 +302,29 @@ class Engine:
         segments: of each token, where the model knows any; None for 0.  hidden: the final hidden states [T, H].  Raises
         RequestError for wrong arguments, ContextLengthError past the context, Cancelled after `cancel`.
         """
+        if self.spec.head is None and not hidden:
+            raise RequestError("this model has no head; its hidden states are what it gives: hidden=True")
+        return self._whole(sequences, segments, hidden)[0]
+
+    def last_states(self, sequences: Sequence[Ints]) -> list[Array]:
+        """The recurrent states in which an encoder leaves whole sequences, for `open` of `decoder`.
+
+        Errors as of `encode`.
+        """
+        return self._whole(sequences, None, True)[1]
+
+    def _whole(self, sequences: Sequence[Ints], segments: Sequence[Ints] | None,
+               hidden: bool) -> tuple[list[NDArray[np.float32]], list[Array]]:  # fmt: skip
+        """What `encode` gives, and the states."""
         with self._lock:
             self._check_causal(False)
-            if self.spec.head is None and not hidden:
-                raise RequestError("this model has no head; its hidden states are what it gives: hidden=True")
             lengths = [len(sequence) for sequence in sequences]
             if not all(lengths):
                 raise RequestError("an empty sequence; expected at least one token in each")
             slots = self._pages.open_many(len(lengths))
             try:
-                return self._encode(sequences, lengths, segments, slots, hidden)
+                found = self._encode(sequences, lengths, segments, slots, hidden)
+                return found, [self._states.read(slot) for slot in slots]
             finally:
                 for slot in slots:
                     self._pages.close(slot)
@@ -334,7 +353,7 @@ class Engine:
         ids, where, at, _ = self._read(
             numbers, np.repeat(slots, lengths), np.concatenate([np.arange(n) for n in lengths]), []
         )
-        kinds = self._read_segments(segments, lengths)
+        kinds = read_segments(segments, lengths, max(1, self.spec.segments))
         self._make_room(len(ids))
         self._inputs.segment(kinds)
         self._pool.ready()
@@ -352,18 +371,6 @@ class Engine:
                 raise Cancelled("stopped by cancel()")
             out[start : start + len(here)] = plan.view("logits", len(here))
         return out
-
-    def _read_segments(self, segments: Sequence[Ints] | None, lengths: list[int]) -> Array:
-        """The segments of all tokens, checked."""
-        if segments is None:
-            return np.zeros(sum(lengths), np.int64)
-        if [len(row) for row in segments] != lengths:
-            raise RequestError("segments: expected one number for each token of each sequence")
-        found = np.concatenate([np.asarray(row) for row in segments])
-        most = max(1, self.spec.segments)
-        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= most:
-            raise RequestError(f"segments: expected whole numbers from 0 to {most - 1}")
-        return found.astype(np.int64)
 
     def _make_room(self, tokens: int) -> None:
         """See to it that a step may have so many tokens: an encoder sees a sequence whole, however long it is."""
@@ -394,11 +401,15 @@ class Engine:
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
         self._pool.cancel()
+        if self.decoder is not None:
+            self.decoder.cancel()
 
     def close(self) -> None:
         """End the worker threads."""
         with self._lock:
             self._pool.close()
+        if self.decoder is not None:
+            self.decoder.close()
 
     def _read(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> Batch:
         """The lists as int64 arrays, checked."""
@@ -486,5 +497,3 @@ def _integer(name: str, value: int | None, low: int, high: int, default: int) ->
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"{name}={value!r}: expected an integer from {low} to {high}")
     return value
-
-

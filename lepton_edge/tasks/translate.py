@@ -172,10 +172,10 @@ def _rules(model: Model, fields: Fields, most: int | None, first: int | None, no
     never = tuple(fields.items("suppress_tokens", []))
     if not all(type(token) is int and 0 <= token <= last for ids in (*bad, never) for token in ids):
         raise fields.error("bad_words_ids", f"lists of token ids from 0 to {last}; so is suppress_tokens")
+    least = max(0, fields.integer("min_length", 0, MAX_LENGTH, default=0) - 1)
     return Rules(
-        frozenset(i for i in model.tokenizer.eos_ids if i <= last), min(most, model._shared.engine.context - 1),
-        fields.integer("min_length", 0, MAX_LENGTH, default=1) - 1, first, forced, whole("no_repeat_ngram_size", size, 0),
-        bad, never, params.repeat_penalty,
+        frozenset(i for i in model.tokenizer.eos_ids if i <= last), min(most, model._shared.engine.context - 1), least,
+        first, forced, whole("no_repeat_ngram_size", size, 0), bad, never, params.repeat_penalty,
     )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def _rows(texts: str | Iterable[str]) -> list[str]:
 def _ids(model: Model, i: int, row: str | Sequence[Any] | NDArray[Any]) -> Ids:
     """A source as ids."""
     assert model.spec.encoder is not None
-    given = model.tokenizer.encode(row) if isinstance(row, str) else row
+    given: Any = model.tokenizer.encode(row) if isinstance(row, str) else row
     return token_ids(f"source {i}", given, model.spec.encoder.vocab, model._shared.engine.context)
 
 

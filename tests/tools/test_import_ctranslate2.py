@@ -61,7 +61,8 @@ def test_packed_numbers_are_multiplied_out(kind) -> None:
     _, packed = read(SOURCE / f"aren-transliteration-{kind}" / "model.bin")
     assert name == "TransformerBase" and packed.keys() == single.keys()
     for part, values in single.items():
-        assert abs(packed[part] - values).max() <= abs(values).max() * (0.01 if kind == "i8" else 0.001), part
+        step = abs(values).max() / 100 if kind == "i8" else 0.001001  # int16 ones are cut off to thousandths
+        assert abs(packed[part] - values).max() <= step, part
 
 
 def test_damaged_files(tmp_path) -> None:

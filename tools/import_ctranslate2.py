@@ -8,6 +8,7 @@ the bias of the logits keeps the decoder from writing the source's.  Tokens are 
 
 import argparse
 import json
+import math
 import struct
 import sys
 from collections.abc import Iterator
@@ -61,8 +62,9 @@ def read(path: Path) -> tuple[str, dict[str, Floats]]:
         part = text()
         shape = [take("I") for _ in range(take("B"))]
         size, count = take("B"), take("I")
-        if size not in KINDS or count > BIG or count != int(np.prod(shape, dtype=object)) or at + size * count > len(data):
-            raise SystemExit(f"{path}: {part} has {count} numbers of {size} bytes, which its shape {shape} does not fit")
+        fits = size in KINDS and count <= BIG and count == math.prod(shape) and at + size * count <= len(data)
+        if not fits:
+            raise SystemExit(f"{path}: {part}: {count} numbers of {size} bytes, which its shape {shape} does not fit")
         tensors[part] = np.frombuffer(data, KINDS[size], count, at).reshape(shape)
         at += size * count
     scales = {part: values for part, values in tensors.items() if part.endswith("_scale")}

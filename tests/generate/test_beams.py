@@ -10,7 +10,8 @@ ENDS = frozenset([2])
 
 
 @pytest.mark.parametrize(
-    ("early", "penalty", "expected"), [(False, 1.0, False), ("never", 1.0, True), ("never", 0.0, False), (True, 1.0, False)]
+    ("early", "penalty", "expected"),
+    [(False, 1.0, False), ("never", 1.0, True), ("never", 0.0, False), (True, 1.0, False)],
 )  # fmt: skip
 def test_when_a_running_beam_may_still_win(early, penalty, expected) -> None:
     """Scores of -4 after two tokens against finished ones of -1: better only if a hundred tokens may share the -4."""
@@ -55,4 +56,4 @@ def test_what_rules_forbid(rules, ids, forbidden) -> None:
     scores = np.zeros(5, np.float32)
     Rules(ENDS, 4, **rules).apply(ids, scores)
     assert np.flatnonzero(scores == -np.inf).tolist() == forbidden
-    assert NEVER > -np.inf
+    assert -np.inf < NEVER

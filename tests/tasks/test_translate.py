@@ -26,7 +26,7 @@ def folder_of(path, name: str, languages: tuple[str, str] = ("w57", "w58"), temp
         "added_tokens": [{"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False,
                           "normalized": False, "special": i < 3} for i, word in special.items()],
         "post_processor": {
-            "type": "TemplateProcessing", "single": single, "pair": single + [{"Sequence": {"id": "B", "type_id": 1}}],
+            "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {word: {"id": word, "ids": [words.index(word)], "tokens": [word]} for word in names},
         },
         "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "<s>"},
@@ -62,7 +62,7 @@ def test_t5_is_told_in_words(tmp_path) -> None:
 
 
 def test_what_the_folder_says(tmp_path) -> None:
-    said = dict(num_beams=3, no_repeat_ngram_size=2, max_length=7, min_length=4, length_penalty=0.5, suppress_tokens=[9])
+    said = dict(num_beams=3, no_repeat_ngram_size=2, max_length=7, min_length=4, length_penalty=0.5)
     plain, other = folder_of(tmp_path / "a", "t5"), folder_of(tmp_path / "b", "t5", **said)
     text = "w5 w6 w7 w8"
     with lepton_edge.load(plain) as model, lepton_edge.load(other) as told:
@@ -78,6 +78,6 @@ def test_what_the_folder_says(tmp_path) -> None:
     (dict(length_penalty="x"), "length_penalty"), (dict(max_length=1), "max_length"),
 ])  # fmt: skip
 def test_wrong_generation_configs(tmp_path, said, message) -> None:
-    with lepton_edge.load(folder_of(tmp_path / "m", "t5", **said)) as model:
-        with pytest.raises(ConfigError, match=message):
-            model.translate("w5")
+    path = folder_of(tmp_path / "m", "t5", **said)
+    with lepton_edge.load(path) as model, pytest.raises(ConfigError, match=message):
+        model.translate("w5")

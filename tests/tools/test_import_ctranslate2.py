@@ -67,7 +67,7 @@ def test_packed_numbers_are_multiplied_out(kind) -> None:
 
 def test_damaged_files(tmp_path) -> None:
     path = tmp_path / "model.bin"
-    good = struct.pack("<I", 2) + struct.pack("<H", 2) + b"T\0" + struct.pack("<II", 2, 1) + struct.pack("<H", 2) + b"w\0"
+    good = struct.pack("<IH", 2, 2) + b"T\0" + struct.pack("<IIH", 2, 1, 2) + b"w\0"
     shape = struct.pack("<BIIBI", 2, 2, 3, 4, 6)
     path.write_bytes(good + shape + bytes(24))
     assert read(path)[1]["w"].shape == (2, 3)

@@ -21,6 +21,8 @@ from lepton_edge.cli import (
     quantize,
     rank,
     search,
+    summarize,
+    translate,
 )
 from lepton_edge.errors import LeptonError
 from lepton_edge.version import __version__
@@ -35,6 +37,8 @@ VERBS = {
     "answer": answer,
     "rank": rank,
     "perplexity": perplexity,
+    "translate": translate,
+    "summarize": summarize,
     "quantize": quantize,
     "merge": merge,
     "bench": bench,

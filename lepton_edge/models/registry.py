@@ -11,6 +11,7 @@ from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
     albert,
+    bart,
     bert,
     bloom,
     cohere,
@@ -47,6 +48,7 @@ from . import (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
 )
 from .fields import Fields
 from .spec import ModelSpec
@@ -56,7 +58,9 @@ __all__ = ["families", "register", "spec_from_config", "spec_of"]
 ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], ModelSpec]] = {
+    "BartForConditionalGeneration": bart.read,
     "BloomForCausalLM": bloom.read,
+    "CTranslate2Transformer": bart.read_ctranslate2,
     "Cohere2ForCausalLM": cohere.read_cohere2,
     "CohereForCausalLM": cohere.read,
     "Exaone4ForCausalLM": exaone4.read,
@@ -73,8 +77,12 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "GraniteMoeForCausalLM": granite.read_moe,
     "Lfm2ForCausalLM": lfm2.read,
     "LlamaForCausalLM": llama.read,
+    "M2M100ForConditionalGeneration": bart.read_m2m100,
+    "MBartForConditionalGeneration": bart.read_mbart,
+    "MT5ForConditionalGeneration": t5.read_mt5,
     "Mamba2ForCausalLM": mamba.read2,
     "MambaForCausalLM": mamba.read,
+    "MarianMTModel": bart.read_marian,
     "MiniCPMForCausalLM": llama.read_minicpm,
     "Ministral3ForCausalLM": mistral.read_ministral3,
     "MinistralForCausalLM": mistral.read_ministral,
@@ -87,6 +95,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "Olmo3ForCausalLM": olmo.read_olmo3,
     "OlmoForCausalLM": olmo.read,
     "OlmoeForCausalLM": olmoe.read,
+    "PegasusForConditionalGeneration": bart.read_pegasus,
     "Phi3ForCausalLM": phi.read_phi3,
     "PhiForCausalLM": phi.read,
     "Qwen2ForCausalLM": qwen2.read,
@@ -103,6 +112,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    "T5ForConditionalGeneration": t5.read,
     **albert.ARCHITECTURES,
     **bert.ARCHITECTURES,
     **deberta_v2.ARCHITECTURES,

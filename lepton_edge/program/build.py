@@ -129,9 +129,7 @@ class Builder:
 
     def blocks_of(self, i: int) -> list[tuple[str, Any, Block]]:
         """The blocks of layer i: names, specs, and how they are lowered."""
-        layer = self.spec.layers[i]
-        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
-        return [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
+        return [(name, part, BLOCKS[type(part)]) for name, part in self.spec.layers[i].parts]
 
     def readers(self, i: int, n: int) -> list[str]:
         """The weights that read `h` in block n of layer i, or first in the next layer; none after the last."""
@@ -356,11 +354,12 @@ class Builder:
 
     def sinusoids(self) -> str:
         """A table of computed positions [context, hidden] as a weight; -> its name (arXiv:1706.03762, section 3.5)."""
-        context, n = self.program.context, self.spec.hidden
-        angles = np.arange(context)[:, None] * 10000.0 ** (-2.0 * (np.arange(n) // 2) / n)
-        table: NDArray[np.float32] = np.zeros((context, n), np.float32)
-        half = -(-n // 2)
-        table[:, :half], table[:, half:] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+        n, half = self.spec.hidden, -(-self.spec.hidden // 2)
+        positions = np.arange(self.program.context)[:, None] + self.spec.first_position
+        steps = np.arange(half) / (max(1, n // 2 - 1) if self.spec.sinusoids == "fairseq" else n / 2)
+        angles = positions * 10000.0**-steps
+        table: NDArray[np.float32] = np.zeros((self.program.context, n), np.float32)
+        table[:, :half], table[:, half : 2 * (n // 2)] = np.sin(angles), np.cos(angles[:, : n // 2])
         return self.made("positions", table)
 
     def made(self, name: str, values: NDArray[np.float32]) -> str:

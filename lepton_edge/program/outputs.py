@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.layout import GROUP, TOP, summary_sizes
 from ..kernels.ops import ACTIVATIONS, ALWAYS, WANTED
 from ..models.spec import Head
+from .blocks.attention import write_memory
 from .table import Buffer
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def write_outputs(b: "Builder") -> None:
         _summary(b)
         return
     _states(b)
+    if b.spec.memory:
+        write_memory(b)
+        b.program.state_rows = len(b.program.rows)
     if b.spec.head is not None:
         _head(b, b.spec.head)
 

@@ -77,14 +77,15 @@ class Engine:
     """
 
     def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
-                 threads: int, isa: str, notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
-        """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
+                 threads: int, isa: str, notify: Callable[[str], None] | None = None,
+                 beside: "Engine | None" = None) -> None:  # fmt: skip
+        """Binds the program; see `load`.  beside: an engine with the same pages and threads, which lets one run."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
         self.max_batch = MAX_BATCH
         self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
-        self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._pages: Pages = beside._pages if beside else Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._states = States(program.state_bytes, MAX_SLOTS)
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
@@ -101,7 +102,7 @@ class Engine:
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
-        self._pool = Pool(callable_kernel(self._kernels["walk"]), threads)
+        self._pool: Pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
         self._profile: Profile | None = None
         self.decoder: Engine | None = None  # of the model's target
         self._crew = Crew(threads)
@@ -147,6 +148,10 @@ class Engine:
 
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
+        if spec.encoder is not None:
+            from .pair import PairEngine
+
+            cls = PairEngine
         engine = cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
         if spec.target is not None:
             engine.decoder = cls.load(source, spec.target.spec, format=format, threads=threads, isa=isa,
@@ -329,6 +334,21 @@ class Engine:
                 hidden: bool) -> list[NDArray[np.float32]]:  # fmt: skip
         if not lengths:
             return []
+        plan = self._run_whole(sequences, lengths, segments, slots)
+        ends = np.cumsum(lengths)
+        if hidden:
+            return np.split(plan.view(plan.program.states, ends[-1]).copy(), ends[:-1])
+        head = self.spec.head
+        assert head is not None
+        each = head.pool == "each"
+        picks = np.arange(ends[-1]) if each else ends - 1 if head.pool == "last" else ends - lengths
+        found = self._heads(plan, picks, head.outputs)
+        return np.split(found, ends[:-1]) if each else list(found)
+
+    def _run_whole(
+        self, sequences: Sequence[Ints], lengths: list[int], segments: Sequence[Ints] | None, slots: list[int]
+    ) -> Plan:  # fmt: skip
+        """Run whole sequences up to their hidden states, which are then in the plan that is returned."""
         numbers = np.concatenate([np.asarray(sequence) for sequence in sequences])
         ids, where, at, _ = self._read(
             numbers, np.repeat(slots, lengths), np.concatenate([np.arange(n) for n in lengths]), []
@@ -337,17 +357,8 @@ class Engine:
         self._make_room(len(ids))
         self._inputs.segment(kinds)
         self._pool.ready()
-        plan, none = self._plan, np.empty(0, np.int64)
-        self._step(plan, plan.program.state_rows, ids, where, at, none)
-        ends = np.cumsum(lengths)
-        if hidden:
-            return np.split(plan.view(plan.program.states, len(ids)).copy(), ends[:-1])
-        head = self.spec.head
-        assert head is not None
-        each = head.pool == "each"
-        picks = np.arange(len(ids)) if each else ends - 1 if head.pool == "last" else ends - lengths
-        found = self._heads(plan, picks, head.outputs)
-        return np.split(found, ends[:-1]) if each else list(found)
+        self._step(self._plan, self.program.state_rows, ids, where, at, np.empty(0, np.int64))
+        return self._plan
 
     def _heads(self, plan: Plan, picks: Array, outputs: int) -> NDArray[np.float32]:
         """What the head gives of some tokens of the step that was run last, [M, N]."""

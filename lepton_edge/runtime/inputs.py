@@ -55,6 +55,11 @@ class Inputs:
         """The tokens' segments."""
         self._lists[SEGMENTS][: len(segments)] = segments
 
+    def attend(self, memories: list[int], ends: list[int]) -> None:
+        """The memory of each token's sequence, and how many positions that has."""
+        self._lists[MEMORY_SLOTS][: len(memories)] = memories
+        self._lists[MEMORY_ENDS][: len(ends)] = np.array(ends, np.int64) - 1
+
     def cut_tiles(self, slots: list[int]) -> int:
         """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
         count = start = 0

@@ -25,9 +25,10 @@ from lepton_edge.errors import (
 from lepton_edge.version import __version__
 
 if TYPE_CHECKING:
-    from lepton_edge.api import Model, Piece, load
+    from lepton_edge.api import LeptonModel, Model, Piece, load
     from lepton_edge.generate.chat import Answer, ChatPiece, ToolCall
     from lepton_edge.models.registry import register
+    from lepton_edge.tasks.ensemble import Ensemble
 
 __all__ = [
     "Answer",
@@ -36,7 +37,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "Ensemble",
     "LeptonError",
+    "LeptonModel",
     "MachineError",
     "Model",
     "ModelError",
@@ -57,10 +60,14 @@ def __getattr__(name: str) -> Any:
         from lepton_edge.models.registry import register
 
         return register
-    if name in ("Model", "Piece", "load"):
+    if name in ("LeptonModel", "Model", "Piece", "load"):
         from lepton_edge import api
 
         return getattr(api, name)
+    if name == "Ensemble":
+        from lepton_edge.tasks.ensemble import Ensemble
+
+        return Ensemble
     if name in ("Answer", "ChatPiece", "ToolCall"):
         from lepton_edge.generate import chat
 

@@ -22,6 +22,8 @@ from lepton_edge.generate.params import SamplingParams, whole
 from lepton_edge.generate.shared import SharedEngine, Use
 from lepton_edge.generate.stream import Piece, all_logits, stream
 from lepton_edge.generate.whole import encode_all, hidden_states
+from lepton_edge.tasks import Tasks
+from lepton_edge.tasks.translate import Seq2SeqTasks
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from lepton_edge.runtime import Engine
     from lepton_edge.text import Tokenizer
 
-__all__ = ["Model", "Piece", "load"]
+__all__ = ["LeptonModel", "Model", "Piece", "load"]
 
 CHOSEN = Use.CHOSEN
 Ids = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
@@ -116,7 +118,7 @@ def _tell(line: str) -> None:
         print(f"lepton: {line}", file=sys.stderr, flush=True)
 
 
-class Model:
+class Model(Tasks, Seq2SeqTasks):
     """A loaded model. Every method may be called from any thread; steps of concurrent requests take turns.
 
     Use it in a `with` statement, or call `close`, to give its memory back at once.
@@ -136,6 +138,11 @@ class Model:
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._prompts: ChatPrompts | None = None
+
+    @staticmethod
+    def load_pretrained_model(path: str | PathLike[str] | None = None, **options: Any) -> Model:
+        """`load` under another name, with the same arguments: a folder, or the name of an embedded model."""
+        return load(path, **options)
 
     @property
     def folder(self) -> Path:
@@ -205,6 +212,11 @@ class Model:
             ContextLengthError: the prompt is longer than the context; nothing is ever cut off.
             Cancelled: `cancel` was called.
         """
+        if self._spec.encoder is not None:
+            from lepton_edge.tasks.translate import write
+
+            return write(self, [prompt], max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                         min_p=min_p, repeat_penalty=repeat_penalty, seed=seed)[0]  # fmt: skip
         pieces = list(
             self.stream(
                 prompt,
@@ -471,7 +483,14 @@ class Model:
         return token_ids(name, ids, self.vocab, self.context)
 
     def _need_text(self) -> None:
+        if self._spec.encoder is not None:
+            raise RequestError(
+                f"{self._spec.family} models answer a source; use generate, translate or summarize, or engine.remember"
+            )
         if not self._spec.causal:
             raise RequestError(
                 f"{self._spec.family} models write no text; use run, or a task such as embed or classify"
             )
+
+
+LeptonModel = Model

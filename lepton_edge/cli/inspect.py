@@ -73,6 +73,10 @@ def _summary(checkpoint: "Checkpoint", spec: "ModelSpec") -> str:
         "vocabulary": f"{spec.vocab}, {'tied to' if spec.tied else 'apart from'} the output head",
         **_context(spec),
     }
+    if spec.target is not None:
+        decoder = spec.target.spec
+        found["decoder"] = f"layers {_layers(decoder)['layers']}; vocabulary {decoder.vocab}"
+        found["vocabulary"] = str(spec.vocab)
     return facts(found)
 
 

@@ -6,13 +6,39 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lepton_edge.cli import bench, chat, doctor, generate, inspect, merge, quantize
+from lepton_edge.cli import (
+    answer,
+    bench,
+    chat,
+    classify,
+    doctor,
+    embed,
+    entities,
+    generate,
+    inspect,
+    merge,
+    perplexity,
+    quantize,
+    rank,
+    search,
+    summarize,
+    translate,
+)
 from lepton_edge.errors import LeptonError
 from lepton_edge.version import __version__
 
 VERBS = {
     "generate": generate,
     "chat": chat,
+    "embed": embed,
+    "search": search,
+    "classify": classify,
+    "entities": entities,
+    "answer": answer,
+    "rank": rank,
+    "perplexity": perplexity,
+    "translate": translate,
+    "summarize": summarize,
     "quantize": quantize,
     "merge": merge,
     "bench": bench,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.runtime import Engine
 
-__all__ = ["encode_all", "hidden_states"]
+__all__ = ["encode_all", "hidden_states", "packs"]
 
 Ids = NDArray[np.int32]
 PACK = 64  # sequences in a step, at most: others are to have their turn
@@ -35,7 +35,7 @@ def encode_all(
         raise RequestError(f"segments are of {len(segments)} sequences; expected {len(sequences)}")
     found: list[NDArray[np.float32]] = []
     with closing(shared.begin(adapter=None)) as turn:
-        for start, stop in _packs([len(ids) for ids in sequences], shared.engine.max_batch):
+        for start, stop in packs([len(ids) for ids in sequences], shared.engine.max_batch):
             kinds = None if segments is None else segments[start:stop]
             pack = sequences[start:stop]
             found += shared.step(turn, partial(_encode, pack, kinds, hidden))
@@ -59,7 +59,7 @@ def hidden_states(shared: SharedEngine, ids: Ids) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def _packs(lengths: list[int], most: int) -> Iterator[tuple[int, int]]:
+def packs(lengths: list[int], most: int) -> Iterator[tuple[int, int]]:
     """(first, last + 1) of neighbours that have at most so many tokens together; a longer one is alone."""
     start = total = 0
     for i, length in enumerate(lengths):

@@ -19,7 +19,7 @@ from .library import digest
 ALLOWED = {"memset", "memcpy", "memmove"}
 MODULES = (
     "matmul_packed", "matmul_plain", "experts", "embed", "elementwise", "rope", "attention", "recurrent", "mamba",
-    "rwkv", "summary", "walk", "probe",
+    "rwkv", "rnn", "summary", "walk", "probe",
 )  # fmt: skip
 
 

@@ -23,6 +23,11 @@ def route_scratch(experts: int) -> int:
     return experts * 8 + -(-experts // 16) * 64
 
 
+def rnn_scratch(gates: int, units: int) -> int:
+    """Bytes that a thread needs for a recurrent layer: a panel, the products of all gates, the state as records."""
+    return PANEL_BYTES + 4 * GROUP * -(-gates * units // GROUP) + -(-units // GROUP) * RECORD
+
+
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.
 # f32, f16: K as [PAGE / 16][D][16] and V as [PAGE][D'], D' = D rounded up to 16: scores of 16 positions are one
 # register, and so are 16 values of a V row.

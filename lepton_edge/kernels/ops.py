@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACTIVATIONS", "ALWAYS", "BARRIER", "BY_ID", "BY_POSITION", "BY_SEGMENT", "CACHES", "CAUSAL", "COUNT", "COUNTER",
-    "KERNEL", "LARGE", "MEMORY", "NEVER", "OPS", "PROBES", "ROW", "TOKENS", "WANTED", "WHOLE", "Op", "field",
+    "KERNEL", "LARGE", "MEMORY", "NEVER", "OPS", "PROBES", "RECURRENT", "ROW", "TOKENS", "WANTED", "WHOLE", "Op",
+    "field",
 ]  # fmt: skip
 
 ROW = 40
@@ -47,6 +48,7 @@ def _op(name: str, spec: str) -> Op:
 
 PROBES = ("probe_read", "probe_dot", "probe_fma")  # kernels that are no ops: they measure the machine (`probe.py`)
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "clamped_swiglu")
+RECURRENT = {"lstm": 4, "gru": 3}  # gates of each
 PLAIN, PACKED, CACHES = ("f32", "f16", "bf16"), ("q8", "q4", "mxfp4"), ("f16", "f32", "q8")
 
 # Queries that share a key head lie `q_step` floats from the next ones, key and value heads `k_step`.  The first
@@ -134,10 +136,17 @@ OPS: dict[str, Op] = {
         _op("wkv7", "r:a decay:a k:a v:a kk:a a:a y:a ld heads head_dim state"),
         # y[t] = (norm of each head of y[t] * weight + bias + (r k r_k) v) * gate
         _op("wkv7_output", "y:a r:a k:a v:a gate:a ld r_k:p weight:p bias:p heads head_dim eps:f records:a"),
+        # y[t] = the state of n numbers after token t, by the gates x[t] + w (the state before) + bias, side by side;
+        # back: from a sequence's last token to its first, where its tokens are neighbours
+        *(_op(f"{cell}_{f}", "x:a ldx w:w bias:p y:a ldy n back state blocks groups block_bytes")
+          for cell in RECURRENT for f in PACKED),
+        *(_op(f"{cell}_{f}", "x:a ldx w:w bias:p y:a ldy n back state") for cell in RECURRENT for f in PLAIN),
         # y[m] = x[wanted[m]]
         _op("gather", "x:a ldx y:a ldy n"),
         # y[m] = the mean of x over the sequence that begins with token wanted[m]
         _op("average", "x:a ldx y:a ldy n"),
+        # y[m] = the first `split` numbers of x of that sequence's last token, then the others of its first token
+        _op("ends", "x:a ldx y:a ldy n split"),
         # y[m] = the largest of each block of x[m], then the sums of exp(x[m] - largest) of each chunk, plain and heated
         _op("block_peaks", "x:a ldx n y:a ldy"),
         # y[m] = the TOP largest of x[m], falling, its two sums, the second by chunks; ids[m] = where they are

@@ -57,7 +57,8 @@ class Disentangled:
         away, middle = np.abs(distances), self.buckets // 2
         rows = distances
         if self.reach:
-            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / math.log((self.reach - 1) / middle)
+            most = np.log(np.float32((self.reach - 1) / middle))  # as above: the last distance has to give 1 exactly
+            part = np.log((np.maximum(away, 1) / middle).astype(np.float32)) / most
             far = np.ceil(part * np.float32(middle - 1)) + middle
             rows = np.where(away <= middle, distances, far * np.sign(distances)).astype(np.int64)
         found: NDArray[np.int64] = np.clip(rows + self.buckets, 0, 2 * self.buckets - 1)
@@ -80,7 +81,8 @@ class Attention:
     growth: q at position p is multiplied by 1 + growth * ln(1 + p // growth_every) (arXiv:2501.19399, as Llama 4 and
     Ministral 3 have it); not with norms of heads, which would take it back.  0 for none.
     sight: what a token sees: `causal`, positions up to its own; `whole`, its whole sequence, with a window as many
-    positions behind as before; `memory`, what an encoder has left.  prefix: of the parts' names.
+    positions behind as before; `memory`, what an encoder has left, whose weights of k and v are the encoder's.  prefix:
+    of the parts' names.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("q_norm", "k_norm", "distances", "rel")  # never packed
@@ -116,6 +118,8 @@ class Attention:
         """The tensors of a layer."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         rows = {"q": query, "k": key, "v": key} if self.layout == "apart" else {"qkv": query + 2 * key}
+        if self.sight == "memory":
+            del rows["k"], rows["v"]
         parts: Parts = {}
         for part, outputs in rows.items():
             parts |= linear(self.prefix + part, outputs, hidden, self.qkv_bias)
@@ -136,3 +140,12 @@ class Attention:
             if self.disentangled.norm is not None:
                 parts |= self.disentangled.norm.parts("rel_norm", hidden)
         return parts | linear(self.prefix + "o", hidden, query, self.o_bias)
+
+    def memory_parts(self, hidden: int) -> Parts:
+        """The tensors that make the keys and values of `memory` from an encoder's hidden states."""
+        key = self.kv_heads * self.head_dim
+        return {
+            name: shape
+            for part in "kv"
+            for name, shape in linear(self.prefix + part, key, hidden, self.qkv_bias).items()
+        }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from .decoder import MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, read_activation
+from .decoder import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, read_activation
 from .fields import Fields
 from .rope import MAX_POSITIONS
 from .spec import Attention, FeedForward, Head, Layer, ModelSpec, Names, Norm
@@ -51,23 +51,24 @@ def read_encoder(
     """The spec of an encoder with BERT's field names: norms of sums, learned positions, biases everywhere.
 
     norm: its kind; `eps` names the field with its epsilon.  attention, feed_forward: options of `Attention` and
-    `FeedForward`.  first_position: the row of position 0.  segments: the default of type_vocab_size; None: no such
-    table.  model: options of `ModelSpec`.  Raises ConfigError or UnsupportedModelError.
+    `FeedForward`.  first_position: the row of position 0.  segments: the default of type_vocab_size, which may be 0
+    where that is; None: no such table.  model: options of `ModelSpec`.  Raises ConfigError or UnsupportedModelError.
     """
     fields.refuse_quantized()
     if fields.flag("is_decoder", default=False) or fields.flag("add_cross_attention", default=False):
         raise fields.unsupported("is_decoder", "false")
     hidden, layers = fields.integer("hidden_size", 1, MAX_WIDTH), fields.integer("num_hidden_layers", 1, MAX_LAYERS)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
-    if hidden % heads:
-        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    if hidden % heads or hidden // heads > MAX_HEAD_DIM:
+        raise fields.error("hidden_size", f"a multiple of num_attention_heads, {heads}, at most {MAX_HEAD_DIM} times")
     mixer = Attention(heads, heads, hidden // heads, sight="whole",
                       **{"qkv_bias": True, "o_bias": True, **(attention or {})})  # fmt: skip
     following = FeedForward(fields.integer("intermediate_size", 1, MAX_WIDTH), read_activation(fields, activation),
                             **{"bias": True, "gated": False, **(feed_forward or {})})  # fmt: skip
     norm = norm or Norm(1e-12, "layer", bias=True)
     positions = fields.integer("max_position_embeddings", first_position + 1, MAX_POSITIONS)
-    low = fields.number(eps, low=1e-30, high=1.0, default=norm.eps)
+    epsilon = fields.number(eps, low=1e-30, high=1.0, default=norm.eps)
+    kinds = 0 if segments is None else fields.integer("type_vocab_size", min(segments, 1), MAX_SEGMENTS, segments)
     options: dict[str, Any] = dict(
         positions=positions, norm_before=False, norm_sum=True, embed_norm=True, final_norm=False,
     )  # fmt: skip
@@ -77,10 +78,10 @@ def read_encoder(
         hidden=hidden,
         layers=(Layer(mixer, following),) * layers,
         context=positions - first_position,
-        norm=replace(norm, eps=low),
+        norm=replace(norm, eps=epsilon),
         causal=False,
         first_position=first_position,
-        segments=0 if segments is None else fields.integer("type_vocab_size", 1, MAX_SEGMENTS, default=segments),
+        segments=kinds,
         names=names,
         **{**options, **model},
     )

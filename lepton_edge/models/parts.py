@@ -1,6 +1,6 @@
 """What the parts of a model are called, how large they are, and how a norm is written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -41,8 +41,9 @@ class Names:
     """Our name of a part -> the checkpoint's name of its tensor. `modules` holds the checkpoint's module for each,
     in which {layer} and {expert}, or {head}, stand for numbers.
 
-    A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's.  stored: the parts that a
-    checkpoint stores in another order than ours; packed ones never are.
+    A module that ends in `=` is itself the weight's name, and `NAME_bias` its bias's; where `PART.bias` is in `modules`
+    too, that is the bias's.  stored: the parts that a checkpoint stores in another order than ours; packed ones never
+    are.
     """
 
     modules: Mapping[str, str] = field(default_factory=lambda: HF_MODULES)
@@ -56,6 +57,8 @@ class Names:
         >>> Names().name("q.bias", 3)
         'model.layers.3.self_attn.q_proj.bias'
         """
+        if "." in part and part in self.modules:
+            return self.modules[part].format(layer=layer)
         module, _, kind = part.partition(".")
         module, _, expert = module.partition("@")
         path = self.modules[module].format(layer=layer, expert=expert, head=expert)
@@ -67,6 +70,21 @@ class Names:
         """The names in a checkpoint of the bare model, without the first word of those that share the embedding's."""
         prefix = self.modules["embed"].partition(".")[0] + "."
         return replace(self, modules={part: module.removeprefix(prefix) for part, module in self.modules.items()})
+
+    def as_stored(self, stored: Collection[str]) -> "Names":
+        """The names with what old checkpoints, or those of a tied table, call otherwise.
+
+        A LayerNorm may have `gamma` and `beta`, and the bias of an output whose weight is the embedding may lie beside
+        it: `lm_head.bias` for `lm_head.decoder.bias`.
+        """
+        found: dict[str, str] = {}
+        for part, module in self.modules.items():
+            if module.endswith("LayerNorm") and f"{module.format(layer=0)}.gamma" in stored:
+                found |= {part: f"{module}.gamma=", f"{part}.bias": f"{module}.beta"}
+        head, inner, _ = self.modules.get("head", "").rpartition(".")
+        if inner and self.name("head.bias") not in stored and f"{head}.bias" in stored:
+            found["head.bias"] = f"{head}.bias"
+        return replace(self, modules={**self.modules, **found})
 
 
 @dataclass(frozen=True)

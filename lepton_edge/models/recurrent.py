@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
+from ..kernels.ops import RECURRENT
 from .parts import Parts, linear
 
-__all__ = ["ChannelMix4", "ChannelMix7", "Mamba", "Mamba2", "ShortConv", "TimeMix4", "TimeMix7"]
+__all__ = ["ChannelMix4", "ChannelMix7", "Mamba", "Mamba2", "Rnn", "ShortConv", "TimeMix4", "TimeMix7"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,42 @@ class ChannelMix7:
             **linear("channel_k", self.width, hidden),
             **linear("channel_v", hidden, self.width),
         }
+
+
+@dataclass(frozen=True)
+class Rnn:
+    """A mixer that gives `units` numbers of each token in place of its `inputs`: an `lstm` or a `gru`.
+
+    both: another one goes from the last token to the first, and its numbers come behind.  bias: of both products, whose
+    weights hold the gates one behind the other.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ()
+
+    cell: str
+    inputs: int
+    units: int
+    both: bool = False
+    bias: bool = True
+
+    @property
+    def columns(self) -> int:
+        """Of a token's gates in one direction."""
+        return RECURRENT[self.cell] * self.units
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What the names of the parts of each direction end in."""
+        return ("", "_back") if self.both else ("",)
+
+    def parts(self, hidden: int) -> Parts:
+        """The tensors of a layer."""
+        parts: Parts = {}
+        for end in self.directions:
+            for kind, inputs in (("ih", self.inputs), ("hh", self.units)):
+                parts[f"w_{kind}{end}"] = (self.columns, inputs)
+                parts |= {f"b_{kind}{end}": (self.columns,)} if self.bias else {}
+        return parts
 
 
 def convolution(channels: int, taps: int, bias: bool) -> Parts:

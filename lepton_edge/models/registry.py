@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 from ..checkpoint.store import Checkpoint
 from ..errors import RequestError, UnsupportedModelError
 from . import (
+    albert,
+    bart,
     bert,
     bloom,
     cohere,
+    deberta_v2,
+    distilbert,
+    electra,
     exaone4,
     falcon,
     gemma,
@@ -25,7 +31,10 @@ from . import (
     mamba,
     mistral,
     mixtral,
+    modernbert,
+    mpnet,
     mpt,
+    nomic_bert,
     olmo,
     olmoe,
     opt,
@@ -33,10 +42,13 @@ from . import (
     qwen2,
     qwen3,
     qwen_moe,
+    rnn,
+    roberta,
     rwkv,
     smollm3,
     stablelm,
     starcoder2,
+    t5,
 )
 from .fields import Fields
 from .spec import ModelSpec
@@ -46,12 +58,9 @@ __all__ = ["families", "register", "spec_from_config", "spec_of"]
 ENTRY_POINTS = "lepton_edge.families"
 
 READERS: dict[str, Callable[[Fields], ModelSpec]] = {
-    "BertForMaskedLM": bert.read_mask,
-    "BertForQuestionAnswering": bert.read_answers,
-    "BertForSequenceClassification": bert.read_classes,
-    "BertForTokenClassification": bert.read_tokens,
-    "BertModel": bert.read,
+    "BartForConditionalGeneration": bart.read,
     "BloomForCausalLM": bloom.read,
+    "CTranslate2Transformer": bart.read_ctranslate2,
     "Cohere2ForCausalLM": cohere.read_cohere2,
     "CohereForCausalLM": cohere.read,
     "Exaone4ForCausalLM": exaone4.read,
@@ -68,8 +77,12 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "GraniteMoeForCausalLM": granite.read_moe,
     "Lfm2ForCausalLM": lfm2.read,
     "LlamaForCausalLM": llama.read,
+    "M2M100ForConditionalGeneration": bart.read_m2m100,
+    "MBartForConditionalGeneration": bart.read_mbart,
+    "MT5ForConditionalGeneration": t5.read_mt5,
     "Mamba2ForCausalLM": mamba.read2,
     "MambaForCausalLM": mamba.read,
+    "MarianMTModel": bart.read_marian,
     "MiniCPMForCausalLM": llama.read_minicpm,
     "Ministral3ForCausalLM": mistral.read_ministral3,
     "MinistralForCausalLM": mistral.read_ministral,
@@ -82,6 +95,7 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "Olmo3ForCausalLM": olmo.read_olmo3,
     "OlmoForCausalLM": olmo.read,
     "OlmoeForCausalLM": olmoe.read,
+    "PegasusForConditionalGeneration": bart.read_pegasus,
     "Phi3ForCausalLM": phi.read_phi3,
     "PhiForCausalLM": phi.read,
     "Qwen2ForCausalLM": qwen2.read,
@@ -89,10 +103,25 @@ READERS: dict[str, Callable[[Fields], ModelSpec]] = {
     "Qwen3ForCausalLM": qwen3.read,
     "Qwen3MoeForCausalLM": qwen_moe.read_qwen3_moe,
     "RWKV7ForCausalLM": rwkv.read7,
+    "RnnForCausalLM": rnn.read_language,
+    "RnnForSeq2Seq": rnn.read_seq2seq,
+    "RnnForSequenceClassification": rnn.read_classes,
+    "RnnForTokenClassification": rnn.read_tokens,
+    "RnnModel": rnn.read,
     "RwkvForCausalLM": rwkv.read4,
     "SmolLM3ForCausalLM": smollm3.read,
     "StableLmForCausalLM": stablelm.read,
     "Starcoder2ForCausalLM": starcoder2.read,
+    "T5ForConditionalGeneration": t5.read,
+    **albert.ARCHITECTURES,
+    **bert.ARCHITECTURES,
+    **deberta_v2.ARCHITECTURES,
+    **distilbert.ARCHITECTURES,
+    **electra.ARCHITECTURES,
+    **modernbert.ARCHITECTURES,
+    **mpnet.ARCHITECTURES,
+    **nomic_bert.ARCHITECTURES,
+    **roberta.ARCHITECTURES,
 }
 
 
@@ -153,6 +182,10 @@ def spec_of(checkpoint: Checkpoint) -> ModelSpec:
     Raises ConfigError, UnsupportedModelError, or a CheckpointError that lists every tensor that is missing or wrong.
     """
     spec = spec_from_config(checkpoint.config, str(checkpoint.folder / "config.json")).with_tensors(checkpoint.names)
+    if spec.head is not None and (checkpoint.folder / "modules.json").is_file():
+        bare = replace(spec, head=None)
+        # sentence-transformers stores the bare model, whatever architecture its config names
+        spec = spec if spec.tensors().keys() <= checkpoint.names else bare
     checkpoint.arrange(spec.stored())
     checkpoint.require(spec.tensors())
     return spec

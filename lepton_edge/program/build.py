@@ -84,7 +84,7 @@ class Builder:
             self.low_rank.look_up(delta, self.use_weight("embed"), y, spec.embed_scale)
         if spec.embed_first:
             self.positions(y)
-        if spec.embed_width:
+        if spec.projected:
             self.quantize("embed", y, [self.use_weight("project_in")])
             self.linear("project_in", None, y, "x")
         if not spec.embed_first:
@@ -114,7 +114,7 @@ class Builder:
                     block.output(self, part, i, y, False)
                     self.norm(f"{name}_post_norm", i, y, "x", [], own=False, accumulate=True, barrier=ALWAYS)
                 else:
-                    block.output(self, part, i, "x", True)
+                    block.output(self, part, i, "x", spec.residual)
                 if spec.norm_sum:
                     self.norm(f"{name}_norm", i, "x", "h", self.readers(i, n + 1), own=False, barrier=ALWAYS)
             return
@@ -129,9 +129,7 @@ class Builder:
 
     def blocks_of(self, i: int) -> list[tuple[str, Any, Block]]:
         """The blocks of layer i: names, specs, and how they are lowered."""
-        layer = self.spec.layers[i]
-        both = (("attn", layer.mixer), ("ffn", layer.feed_forward))
-        return [(name, part, BLOCKS[type(part)]) for name, part in both if part is not None]
+        return [(name, part, BLOCKS[type(part)]) for name, part in self.spec.layers[i].parts]
 
     def readers(self, i: int, n: int) -> list[str]:
         """The weights that read `h` in block n of layer i, or first in the next layer; none after the last."""
@@ -152,6 +150,10 @@ class Builder:
             self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
         elif not self.spec.norm_sum or (i == 0 and norm == "attn_norm"):  # else the norm before has done it
             self.quantize(f"layer {i}", "h", readers)
+
+    def entry(self, i: int) -> str:
+        """What layer i reads, in a model whose layers replace what they read."""
+        return "embedded" if i == 0 and self.spec.embed_width else "h"
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -352,11 +354,12 @@ class Builder:
 
     def sinusoids(self) -> str:
         """A table of computed positions [context, hidden] as a weight; -> its name (arXiv:1706.03762, section 3.5)."""
-        context, n = self.program.context, self.spec.hidden
-        angles = np.arange(context)[:, None] * 10000.0 ** (-2.0 * (np.arange(n) // 2) / n)
-        table: NDArray[np.float32] = np.zeros((context, n), np.float32)
-        half = -(-n // 2)
-        table[:, :half], table[:, half:] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+        n, half = self.spec.hidden, -(-self.spec.hidden // 2)
+        positions = np.arange(self.program.context)[:, None] + self.spec.first_position
+        steps = np.arange(half) / (max(1, n // 2 - 1) if self.spec.sinusoids == "fairseq" else n / 2)
+        angles = positions * 10000.0**-steps
+        table: NDArray[np.float32] = np.zeros((self.program.context, n), np.float32)
+        table[:, :half], table[:, half : 2 * (n // 2)] = np.sin(angles), np.cos(angles[:, : n // 2])
         return self.made("positions", table)
 
     def made(self, name: str, values: NDArray[np.float32]) -> str:
@@ -412,6 +415,12 @@ class Builder:
     def format_of(self, name: str) -> str:
         """The format of a weight, or of those of a table."""
         return self.program.weights_of(name)[0].format
+
+    def packing(self, name: str) -> dict[str, Any]:
+        """The fields of a packed weight that a row of it has; none for a plain one."""
+        weight = self.program.weights[name]
+        fields = ("blocks", "groups", "block_bytes")
+        return self.blocks(weight, fields) if get_format(weight.format).packed else {}
 
     def blocks(self, weight: Weight, fields: tuple[str, ...]) -> dict[str, Any]:
         """Sizes of a packed weight's row blocks; zeros for a plain one."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.layout import GROUP, TOP, summary_sizes
 from ..kernels.ops import ACTIVATIONS, ALWAYS, WANTED
 from ..models.spec import Head
+from .blocks.attention import write_memory
 from .table import Buffer
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def write_outputs(b: "Builder") -> None:
         _summary(b)
         return
     _states(b)
+    if b.spec.memory:
+        write_memory(b)
+        b.program.state_rows = len(b.program.rows)
     if b.spec.head is not None:
         _head(b, b.spec.head)
 
@@ -34,8 +38,9 @@ def _states(b: "Builder") -> None:
 def _head(b: "Builder", head: Head) -> None:
     """`x` of the wanted tokens, or of their sequences, to what the head gives of them in `logits`."""
     x, out = b.buffer("last", b.spec.hidden, WANTED), "embed" if head.tied else "head"
-    b.emit("average" if head.pool == "mean" else "gather", "head", WANTED, x="x", ldx=b.ld("x"), y=x,
-           ldy=b.ld(x), n=b.ld(x))  # fmt: skip
+    pool = {"mean": "average", "ends": "ends"}.get(head.pool, "gather")
+    halves = {"split": b.spec.hidden // 2} if pool == "ends" else {}
+    b.emit(pool, "head", WANTED, x="x", ldx=b.ld("x"), y=x, ldy=b.ld(x), n=b.ld(x), **halves)
     if head.dense:
         b.quantize("head_dense", x, [b.use_weight("head_dense")])
         y = b.buffer("dense", head.dense_width or b.spec.hidden, WANTED)
@@ -67,14 +72,14 @@ def _language_head(b: "Builder") -> None:
     spec, part, x = b.spec, "embed" if b.spec.tied else "head", "last"
     b.buffer("last", spec.hidden, WANTED)
     b.emit("gather", "head", WANTED, x="x", ldx=b.ld("x"), y=x, ldy=b.ld(x), n=b.ld(x))
-    readers = [b.use_weight("project_out" if spec.embed_width else part)]
+    readers = [b.use_weight("project_out" if spec.projected else part)]
     if spec.final_norm:
         x = b.buffer("last_h", spec.hidden, WANTED)
         b.norm("final_norm", None, "last", x, readers, scale=spec.logit_scale)
     else:
         b.quantize("head", x, readers)
     b.program.states, b.program.state_rows = x, len(b.program.rows)
-    if spec.embed_width:
+    if spec.projected:
         y = b.buffer("last_out", spec.embed_width, WANTED)
         b.linear("project_out", None, x, y, own=spec.final_norm)
         x = y

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import GROUP
+from ..kernels.ops import PACKED, PLAIN
 from .table import pad
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ def softplus(x: Array) -> Array:
     return result
 
 
-def scan(run: "Reference", row: Values, shape: tuple[int, ...], step: Callable[[int, Array], Array]) -> None:
-    """y[t] = step(t, state) for the tokens of each sequence in order; its state is zeros [shape] before position 0."""
+def scan(
+    run: "Reference", row: Values, shape: tuple[int, ...], step: Callable[[int, Array], Array], back: bool = False
+) -> None:
+    """y[t] = step(t, state) for the tokens of each sequence in order, or from the last one on where it goes back; its
+    state is zeros [shape] before position 0."""
     slots = run.batch[1]
     results: dict[int, Array] = {}
     for slot in dict.fromkeys(slots.tolist()):
@@ -61,7 +65,7 @@ def scan(run: "Reference", row: Values, shape: tuple[int, ...], step: Callable[[
         key, here = (slot, row["state"]), np.flatnonzero(slots == slot).tolist()
         before = run.states.get(key, {}).get(start, np.zeros(shape)) if start else np.zeros(shape)
         state = before.copy()
-        results |= {t: step(t, state) for t in here}
+        results |= {t: step(t, state) for t in (reversed(here) if back else here)}
         run.states[key] = {start: before, start + len(here): state}
     run.put(row["y"], np.array([results[t] for t in range(len(slots))]).reshape(len(slots), -1))
     run.put_records(row.get("records"), run.buffer(row["y"]))
@@ -229,10 +233,52 @@ def wkv7_output(run: "Reference", row: Values) -> None:
     run.put_records(row["records"], run.buffer(row["y"]))
 
 
+def of_state(run: "Reference", row: Values, h: Array) -> Array:
+    """What the state says of the gates: w h + bias; a packed weight meets int8 groups."""
+    w = run.weight(row["w"])
+    y: Array = w @ run.as_read(row["w"], h[None])[0]
+    return y if row["bias"] is None else y + run.param(row["bias"], len(w))
+
+
+def lstm(run: "Reference", row: Values) -> None:
+    """c = f c + i g and h = o tanh(c), with PyTorch's order of gates: i, f, g, o (Hochreiter & Schmidhuber 1997)."""
+    n, x = row["n"], run.buffer(row["x"])
+
+    def step(t: int, state: Array) -> Array:
+        i, f, g, o = np.split(x[t, : 4 * n] + of_state(run, row, state[0]), 4)
+        state[1] = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
+        state[0] = sigmoid(o) * np.tanh(state[1])
+        return state[0].copy()
+
+    scan(run, row, (2, n), step, bool(row["back"]))
+
+
+def gru(run: "Reference", row: Values) -> None:
+    """h = (1 - z) n + z h, and r weighs what the state says of n, its bias included (PyTorch's; arXiv:1406.1078)."""
+    n, x = row["n"], run.buffer(row["x"])
+
+    def step(t: int, state: Array) -> Array:
+        of_x, of_h = np.split(x[t, : 3 * n], 3), np.split(of_state(run, row, state[0]), 3)
+        r, z = sigmoid(of_x[0] + of_h[0]), sigmoid(of_x[1] + of_h[1])
+        state[0] = (1 - z) * np.tanh(of_x[2] + r * of_h[2]) + z * state[0]
+        return state[0].copy()
+
+    scan(run, row, (1, n), step, bool(row["back"]))
+
+
+def ends(run: "Reference", row: Values) -> None:
+    """y[m] = the first `split` numbers of x of the sequence's last token, the others of its first one, wanted[m]."""
+    _, slots, _, wanted = run.batch
+    x, split = run.buffer(row["x"]), row["split"]
+    last = [np.flatnonzero(slots == slots[first])[-1] for first in wanted]
+    run.put(row["y"], np.concatenate([x[last, :split], x[wanted, split:]], axis=1))
+
+
 OPS: dict[str, Callable[["Reference", Values], None]] = {
     function.__name__: function
     for function in (
         short_conv, selective_scan, head_scan, silu_rms, token_shift, mix, squash, sigmoid_add, wkv4, wkv7_inputs,
-        wkv7, wkv7_output,
+        wkv7, wkv7_output, ends,
     )
 }  # fmt: skip
+OPS |= {f"{cell.__name__}_{name}": cell for cell in (lstm, gru) for name in PLAIN + PACKED}

@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..kernels.layout import EDGE, GROUP
 from ..kernels.ops import ACTIVATIONS, CACHES, CAUSAL, MEMORY, PACKED, PLAIN
 from ..models.spec import ModelSpec
+from ..quant.formats import get_format
 from . import mixture, recurrent, summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
@@ -131,6 +132,10 @@ class Reference:
         if name not in self._weights:
             self._weights[name] = self.program.weights[name].to_f32().astype(np.float64)
         return self._weights[name]
+
+    def as_read(self, name: str, x: Array) -> Array:
+        """x [T, K] as a product with a weight reads it: as int8 groups where that is packed."""
+        return quantize_groups(x) if get_format(self.program.weights[name].format).packed else x
 
     def param(self, name: str, size: int) -> Array:
         """The first `size` numbers of a parameter; the rest is padding."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..kernels.layout import GROUP, RECORD
-from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, ROW, TOKENS
+from ..kernels.ops import ALWAYS, BARRIER, COUNT, KERNEL, OPS, RECURRENT, ROW, TOKENS
 from ..models.rope import RopeSpec
 
 __all__ = ["Buffer", "Program", "Row", "pad"]
@@ -71,7 +71,7 @@ class Row:
     @property
     def products(self) -> list[str]:
         """The weights that all tokens are multiplied with, or the tables of experts' weights."""
-        if self.op.partition("_")[0] not in ("matmul", "gated"):
+        if self.op.partition("_")[0] not in ("matmul", "gated", *RECURRENT):
             return []
         named = [self.values[name] for name, kind in OPS[self.op].fields if kind == "w"]
         return [str(name) for name in named if name is not None]
@@ -81,8 +81,9 @@ class Row:
 class Program:
     """A whole model.  `tables` are the names of the weights of a layer's experts; `params` are float32 vectors, padded
     with zeros; `ropes` are tables of angles, [context, dim] of cosines and then sines; `page_bytes` is one page of the
-    KV cache, `state_bytes` the recurrent state of a sequence; after `state_rows` rows the hidden states are in the
-    buffer `states`, an encoder's of all tokens, a decoder's of the wanted ones; after `logits_rows` the logits are
+    KV cache, `memory_bytes` what is used of a memory's page, `state_bytes` the recurrent state of a sequence; after
+    `state_rows` rows the hidden states are in the buffer `states`, an encoder's of all tokens, a decoder's of the
+    wanted ones; after `logits_rows` the logits are
     there, if there are any."""
 
     vocab: int
@@ -95,6 +96,7 @@ class Program:
     params: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     ropes: dict[str, RopeSpec] = field(default_factory=dict)
     page_bytes: int = 0
+    memory_bytes: int = 0
     state_bytes: int = 0
     scratch_bytes: int = 0
     partial_bytes: int = 0

@@ -42,7 +42,7 @@ from ..quant.formats import MXFP4, get_format
 from ..quant.pack import pack_weight
 from .cpu import default_threads
 from .crew import Crew
-from .inputs import Inputs
+from .inputs import Inputs, read_segments
 from .memory import aligned_zeros
 from .pages import Pages
 from .plan import MAX_BATCH, Plan
@@ -77,14 +77,15 @@ class Engine:
     """
 
     def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
-                 threads: int, isa: str, notify: Callable[[str], None] | None = None) -> None:  # fmt: skip
-        """Allocates the buffers and binds the program.  Most callers want `Engine.load`."""
+                 threads: int, isa: str, notify: Callable[[str], None] | None = None,
+                 beside: "Engine | None" = None) -> None:  # fmt: skip
+        """Binds the program; see `load`.  beside: an engine with the same pages and threads, which lets one run."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
         self.max_batch = MAX_BATCH
         self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
-        self._pages = Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._pages: Pages = beside._pages if beside else Pages(program.page_bytes, program.context, MAX_SLOTS)
         self._states = States(program.state_bytes, MAX_SLOTS)
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
@@ -101,8 +102,9 @@ class Engine:
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
-        self._pool = Pool(callable_kernel(self._kernels["walk"]), threads)
+        self._pool: Pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
         self._profile: Profile | None = None
+        self.decoder: Engine | None = None  # of the model's target
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
         self._point({
@@ -146,7 +148,15 @@ class Engine:
 
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
-        return cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        if spec.encoder is not None:
+            from .pair import PairEngine
+
+            cls = PairEngine
+        engine = cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        if spec.target is not None:
+            engine.decoder = cls.load(source, spec.target.spec, format=format, threads=threads, isa=isa,
+                                      kv_dtype=kv_dtype, notify=notify)  # fmt: skip
+        return engine
 
     def add_adapter(self, adapter: "Adapter") -> Plan:
         """What `forward` and `step` need to run the model with an adapter, beside the weights as they are.
@@ -168,10 +178,14 @@ class Engine:
 
     # -- sequences ------------------------------------------------------------------------------------------------
 
-    def open(self) -> int:
-        """A new, empty sequence; -> its slot."""
+    def open(self, state: Array | None = None) -> int:
+        """A new, empty sequence; -> its slot.  state: of `last_states`, which counts as its position 0."""
         with self._lock:
-            return self._pages.open()
+            slot = self._pages.open()
+            if state is not None:
+                self._states.write(slot, state)
+                self._pages.lengths[slot] = 1  # at position 0 kernels would begin with zeros
+            return slot
 
     def close_slot(self, slot: int) -> None:
         """Forget a sequence; its memory goes to the next one."""
@@ -288,16 +302,29 @@ class Engine:
         segments: of each token, where the model knows any; None for 0.  hidden: the final hidden states [T, H].  Raises
         RequestError for wrong arguments, ContextLengthError past the context, Cancelled after `cancel`.
         """
+        if self.spec.head is None and not hidden:
+            raise RequestError("this model has no head; its hidden states are what it gives: hidden=True")
+        return self._whole(sequences, segments, hidden)[0]
+
+    def last_states(self, sequences: Sequence[Ints]) -> list[Array]:
+        """The recurrent states in which an encoder leaves whole sequences, for `open` of `decoder`.
+
+        Errors as of `encode`.
+        """
+        return self._whole(sequences, None, True)[1]
+
+    def _whole(self, sequences: Sequence[Ints], segments: Sequence[Ints] | None,
+               hidden: bool) -> tuple[list[NDArray[np.float32]], list[Array]]:  # fmt: skip
+        """What `encode` gives, and the states."""
         with self._lock:
             self._check_causal(False)
-            if self.spec.head is None and not hidden:
-                raise RequestError("this model has no head; its hidden states are what it gives: hidden=True")
             lengths = [len(sequence) for sequence in sequences]
             if not all(lengths):
                 raise RequestError("an empty sequence; expected at least one token in each")
             slots = self._pages.open_many(len(lengths))
             try:
-                return self._encode(sequences, lengths, segments, slots, hidden)
+                found = self._encode(sequences, lengths, segments, slots, hidden)
+                return found, [self._states.read(slot) for slot in slots]
             finally:
                 for slot in slots:
                     self._pages.close(slot)
@@ -307,25 +334,31 @@ class Engine:
                 hidden: bool) -> list[NDArray[np.float32]]:  # fmt: skip
         if not lengths:
             return []
+        plan = self._run_whole(sequences, lengths, segments, slots)
+        ends = np.cumsum(lengths)
+        if hidden:
+            return np.split(plan.view(plan.program.states, ends[-1]).copy(), ends[:-1])
+        head = self.spec.head
+        assert head is not None
+        each = head.pool == "each"
+        picks = np.arange(ends[-1]) if each else ends - 1 if head.pool == "last" else ends - lengths
+        found = self._heads(plan, picks, head.outputs)
+        return np.split(found, ends[:-1]) if each else list(found)
+
+    def _run_whole(
+        self, sequences: Sequence[Ints], lengths: list[int], segments: Sequence[Ints] | None, slots: list[int]
+    ) -> Plan:  # fmt: skip
+        """Run whole sequences up to their hidden states, which are then in the plan that is returned."""
         numbers = np.concatenate([np.asarray(sequence) for sequence in sequences])
         ids, where, at, _ = self._read(
             numbers, np.repeat(slots, lengths), np.concatenate([np.arange(n) for n in lengths]), []
         )
-        kinds = self._read_segments(segments, lengths)
+        kinds = read_segments(segments, lengths, max(1, self.spec.segments))
         self._make_room(len(ids))
         self._inputs.segment(kinds)
         self._pool.ready()
-        plan, none = self._plan, np.empty(0, np.int64)
-        self._step(plan, plan.program.state_rows, ids, where, at, none)
-        ends = np.cumsum(lengths)
-        if hidden:
-            return np.split(plan.view(plan.program.states, len(ids)).copy(), ends[:-1])
-        head = self.spec.head
-        assert head is not None
-        each = head.pool == "each"
-        picks = np.arange(len(ids)) if each else ends - 1 if head.pool == "last" else ends - lengths
-        found = self._heads(plan, picks, head.outputs)
-        return np.split(found, ends[:-1]) if each else list(found)
+        self._step(self._plan, self.program.state_rows, ids, where, at, np.empty(0, np.int64))
+        return self._plan
 
     def _heads(self, plan: Plan, picks: Array, outputs: int) -> NDArray[np.float32]:
         """What the head gives of some tokens of the step that was run last, [M, N]."""
@@ -338,18 +371,6 @@ class Engine:
                 raise Cancelled("stopped by cancel()")
             out[start : start + len(here)] = plan.view("logits", len(here))
         return out
-
-    def _read_segments(self, segments: Sequence[Ints] | None, lengths: list[int]) -> Array:
-        """The segments of all tokens, checked."""
-        if segments is None:
-            return np.zeros(sum(lengths), np.int64)
-        if [len(row) for row in segments] != lengths:
-            raise RequestError("segments: expected one number for each token of each sequence")
-        found = np.concatenate([np.asarray(row) for row in segments])
-        most = max(1, self.spec.segments)
-        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= most:
-            raise RequestError(f"segments: expected whole numbers from 0 to {most - 1}")
-        return found.astype(np.int64)
 
     def _make_room(self, tokens: int) -> None:
         """See to it that a step may have so many tokens: an encoder sees a sequence whole, however long it is."""
@@ -380,11 +401,15 @@ class Engine:
     def cancel(self) -> None:
         """Make a running `forward` raise Cancelled within milliseconds; no effect when none runs."""
         self._pool.cancel()
+        if self.decoder is not None:
+            self.decoder.cancel()
 
     def close(self) -> None:
         """End the worker threads."""
         with self._lock:
             self._pool.close()
+        if self.decoder is not None:
+            self.decoder.close()
 
     def _read(self, tokens: Ints, slots: Ints, positions: Ints, wanted: Ints) -> Batch:
         """The lists as int64 arrays, checked."""
@@ -472,5 +497,3 @@ def _integer(name: str, value: int | None, low: int, high: int, default: int) ->
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"{name}={value!r}: expected an integer from {low} to {high}")
     return value
-
-

@@ -1,10 +1,11 @@
 """What a step is told of its tokens: the lists that the kernels' context points at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RequestError
 from ..kernels.layout import (
     ENDS,
     FIRSTS,
@@ -18,8 +19,9 @@ from ..kernels.layout import (
     SLOTS,
     TILES,
 )
+from ..program.batch import Ints
 
-__all__ = ["Inputs"]
+__all__ = ["Inputs", "read_segments"]
 
 Array = NDArray[np.int64]
 LISTS = (IDS, POSITIONS, SLOTS, PICKS, FIRSTS, NEXT, SEGMENTS, ENDS, MEMORY_SLOTS, MEMORY_ENDS)
@@ -53,6 +55,11 @@ class Inputs:
         """The tokens' segments."""
         self._lists[SEGMENTS][: len(segments)] = segments
 
+    def attend(self, memories: list[int], ends: list[int]) -> None:
+        """The memory of each token's sequence, and how many positions that has."""
+        self._lists[MEMORY_SLOTS][: len(memories)] = memories
+        self._lists[MEMORY_ENDS][: len(ends)] = np.array(ends, np.int64) - 1
+
     def cut_tiles(self, slots: list[int]) -> int:
         """Cut the batch into tiles of neighbours of one sequence, for the attention; -> how many."""
         count = start = 0
@@ -73,3 +80,15 @@ class Inputs:
             else:
                 firsts[len(last)] = t
             last[slot] = t
+
+
+def read_segments(segments: Sequence[Ints] | None, lengths: list[int], count: int) -> Array:
+    """The segments of all tokens, below `count`, checked; zeros where there are none."""
+    if segments is None:
+        return np.zeros(sum(lengths), np.int64)
+    if [len(row) for row in segments] != lengths:
+        raise RequestError("segments: expected one number for each token of each sequence")
+    found = np.concatenate([np.asarray(row) for row in segments])
+    if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= count:
+        raise RequestError(f"segments: expected whole numbers from 0 to {count - 1}")
+    return found.astype(np.int64)

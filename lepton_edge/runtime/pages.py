@@ -1,6 +1,7 @@
 """The cache of keys and values: pages of 128 positions, given to sequences as they grow.
 
-A page holds all layers.  Pages that a sequence gives back are kept for the next one.
+A page holds all layers.  Pages that a sequence gives back are kept for the next one.  Sequences that begin alike may
+share pages; one is copied when a sequence is about to write to it.
 """
 
 import numpy as np
@@ -26,6 +27,8 @@ class Pages:
         self.lengths: dict[int, int] = {}
         self._held: dict[int, list[NDArray[np.uint8]]] = {}
         self._spare: list[NDArray[np.uint8]] = []
+        self._more: dict[int, int] = {}  # how many sequences but one have a page, by its address
+        self._made = 0
 
     def open(self) -> int:
         """A new, empty sequence; RequestError when all slots are taken."""
@@ -45,7 +48,8 @@ class Pages:
     def close(self, slot: int) -> None:
         """Give a sequence's pages back."""
         self.check(slot)
-        self._spare += self._held.pop(slot)
+        for page in self._held.pop(slot):
+            self._give_back(page)
         del self.lengths[slot]
 
     def truncate(self, slot: int, length: int) -> None:
@@ -55,7 +59,17 @@ class Pages:
             raise RequestError(f"cannot truncate to {length}: sequence {slot} has {self.lengths[slot]}")
         self.lengths[slot], held = length, self._held[slot]
         while held and (len(held) - 1) * PAGE >= length:
-            self._spare.append(held.pop())
+            self._give_back(held.pop())
+
+    def fork(self, slot: int) -> int:
+        """A new sequence with all that this one has; -> its slot.  RequestError when all slots are taken."""
+        self.check(slot)
+        other = self.open()
+        self.lengths[other], self._held[other] = self.lengths[slot], list(self._held[slot])
+        self.table[other] = self.table[slot]
+        for page in self._held[other]:
+            self._more[page.ctypes.data] = self._more.get(page.ctypes.data, 0) + 1
+        return other
 
     def check(self, slot: int) -> None:
         """RequestError unless the slot is open."""
@@ -64,13 +78,33 @@ class Pages:
 
     def reserve(self, slot: int, positions: int) -> None:
         """See to it that positions 0 … positions-1 of a sequence have memory."""
-        held = self._held[slot]
+        held, first = self._held[slot], self.lengths[slot] // PAGE
+        for i in range(first, len(held) if self._more else first):
+            if held[i].ctypes.data in self._more:
+                mine = self._new_page()
+                mine[:] = held[i]
+                self._give_back(held[i])
+                self.table[slot, i], held[i] = mine.ctypes.data, mine
         while self._page_bytes and len(held) * PAGE < positions:
-            page = self._spare.pop() if self._spare else aligned_zeros(self._page_bytes)
+            page = self._new_page()
             self.table[slot, len(held)] = page.ctypes.data
             held.append(page)
+
+    def _new_page(self) -> NDArray[np.uint8]:
+        if self._spare:
+            return self._spare.pop()
+        self._made += 1
+        return aligned_zeros(self._page_bytes)
+
+    def _give_back(self, page: NDArray[np.uint8]) -> None:
+        """One sequence has the page no more."""
+        more = self._more.pop(page.ctypes.data, 0)
+        if more > 1:
+            self._more[page.ctypes.data] = more - 1
+        elif not more:
+            self._spare.append(page)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pages, spare ones included."""
-        return (sum(map(len, self._held.values())) + len(self._spare)) * self._page_bytes
+        return self._made * self._page_bytes

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RequestError
 from .memory import aligned_zeros
 
 __all__ = ["States"]
@@ -28,6 +29,18 @@ class States:
             state = self._spare.pop() if self._spare else aligned_zeros(self._size)
             self._held[slot] = state
             self.table[slot] = state.ctypes.data
+
+    def read(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of a slot's state; of no bytes for a model that has none."""
+        return self._held[slot].copy() if self._size else np.empty(0, np.uint8)
+
+    def write(self, slot: int, state: NDArray[np.uint8]) -> None:
+        """Begin a slot with a state that another model has left.  RequestError for one of another size."""
+        if state.dtype != np.uint8 or state.shape != (self._size,):
+            raise RequestError(f"a state is {state.dtype} {list(state.shape)}; expected uint8 [{self._size}]")
+        self.reserve(slot)
+        if self._size:
+            self._held[slot][:] = state
 
     def close(self, slot: int) -> None:
         """Keep a slot's memory for the next one that needs some."""

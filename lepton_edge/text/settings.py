@@ -197,6 +197,18 @@ def object_of(path: Path) -> dict[str, Any]:
     return read_object(path, TokenizerError) if os.path.lexists(path) else {}
 
 
+def input_names(folder: Path) -> list[Any] | None:
+    """What the tokenizer of a folder gives a model, as tokenizer_config.json names it; None where it does not."""
+    names = object_of(folder / CONFIG).get("model_input_names")
+    return names if isinstance(names, list) else None
+
+
+def named_token(folder: Path, name: str) -> str | None:
+    """The token that a folder's files call so ('mask_token'), or None."""
+    named = object_of(folder / "special_tokens_map.json") | object_of(folder / CONFIG)
+    return content_of(named.get(name))
+
+
 def content_of(token: Any) -> str | None:
     """The text of a token as in tokenizer_config.json: a string, or an object with `content`; else None."""
     content = token.get("content") if isinstance(token, dict) else token

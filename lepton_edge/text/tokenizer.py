@@ -20,6 +20,7 @@ from lepton_edge.errors import RequestError, TokenizerError
 from lepton_edge.text.detokenizer import Detokenizer, PipelineDetokenizer, WholeDetokenizer, stages_of
 from lepton_edge.text.folder import open_folder
 from lepton_edge.text.package import package_errors
+from lepton_edge.text.pairs import Encoded
 from lepton_edge.text.settings import object_of
 
 
@@ -85,26 +86,28 @@ class Tokenizer:
             RequestError: not a string, or one that UTF-8 cannot express (a lone surrogate), or with a token that the
                 model does not have.
         """
-        if not isinstance(text, str):
-            raise RequestError(f"text is of type {type(text).__name__}; expected a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"text has a lone surrogate at character {error.start}; expected text that UTF-8 can express"
-            ) from None
+        _check_text("text", text)
         ids = self._encode(text, special)
         if special and self.bos_id is not None and ids[:2] == [self.bos_id] * 2:
             bare = self._encode(text, special=False)
             if bare[:1] == [self.bos_id] and len(bare) < len(ids):
                 ids = ids[1:]
-        unknown = self._unknown_to_model(ids)
-        if unknown is not None:
-            raise RequestError(
-                f"text has {self.token(unknown)!r}, token id {unknown}; this model knows 0 to {self._model_vocab - 1}; "
-                "expected text without that token"
-            )
+        self._check_known(ids)
         return ids
+
+    def encode_pair(self, text: str, pair: str | None = None) -> Encoded:
+        """A text, or two, with the tokens that the tokenizer puts around them, and where each token comes from.
+
+        Raises:
+            RequestError: as of `encode`.
+        """
+        _check_text("text", text)
+        if pair is not None:
+            _check_text("the second text", pair)
+        with package_errors(self._path):
+            found = self._backend.encode(text, pair)
+        self._check_known(found.ids)
+        return Encoded(found.ids, found.type_ids, found.offsets, found.sequence_ids, found.word_ids)
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
         """Text of token ids, as the tokenizer's own decoder gives it.
@@ -146,6 +149,21 @@ class Tokenizer:
         """The id of an added token, special or not, that is spelled so; None where there is none."""
         return self._added.get(string)
 
+    @property
+    def marks_parts(self) -> bool:
+        """Whether the vocabulary tells parts of words from their beginnings, as BERT's `##ing` does."""
+        return bool(getattr(self._backend.model, "continuing_subword_prefix", None))
+
+    def id_of(self, string: str) -> int | None:
+        """The id of the token that is spelled so; None where there is none."""
+        return self._backend.token_to_id(string)
+
+    def join(self, tokens: list[str]) -> str:
+        """The text of tokens that are given as strings."""
+        decoder = self._backend.decoder
+        with package_errors(self._path):
+            return " ".join(tokens) if decoder is None else decoder.decode(tokens)
+
     def token(self, token_id: SupportsIndex) -> str:
         """The token's own string, as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`).
 
@@ -161,6 +179,14 @@ class Tokenizer:
     def _encode(self, text: str, special: bool) -> list[int]:
         with package_errors(self._path):
             return list(self._backend.encode(text, add_special_tokens=special).ids)
+
+    def _check_known(self, ids: list[int]) -> None:
+        unknown = self._unknown_to_model(ids)
+        if unknown is not None:
+            raise RequestError(
+                f"text has {self.token(unknown)!r}, token id {unknown}; this model knows 0 to {self._model_vocab - 1}; "
+                "expected text without that token"
+            )
 
     def _unknown_to_model(self, ids: list[int]) -> int | None:
         """An id that the model's embedding table has no row for."""
@@ -178,6 +204,17 @@ class Tokenizer:
             size = max(self.vocab_size, self._model_vocab)
             raise RequestError(f"token id {number} is outside the vocabulary; expected 0 to {size - 1}")
         return number
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise RequestError(f"{name} is of type {type(text).__name__}; expected a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{name} has a lone surrogate at character {error.start}; expected text that UTF-8 can express"
+        ) from None
 
 
 def _begin_and_end(

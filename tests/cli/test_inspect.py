@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.rnn import write_folder
 from safetensors.numpy import save_file
 
 import lepton_edge
@@ -60,6 +61,16 @@ def test_the_summary(folder, capsys) -> None:
     assert lines["vocabulary"] == "48, apart from the output head"
     assert lines["context"] == "128 tokens; rope theta 10000"
     assert lines["cache"] == "128 B a token at 16 bits"
+
+
+def test_the_summary_of_a_recurrent_encoder_decoder(tmp_path, capsys) -> None:
+    shown_lines = shown(capsys, str(write_folder("gru_pair", tmp_path / "pair"))).rstrip("\n").split("\n")
+    lines = dict(line.split(None, 1) for line in shown_lines)
+    assert lines["parameters"] == "32,057 in 20 tensors"
+    assert lines["layers"] == "2 of width 36: 2 Rnn"
+    assert lines["vocabulary"] == "61"
+    assert lines["context"] == "8192 tokens in a state of one size"
+    assert lines["decoder"] == "layers 2 of width 36: 2 Rnn; vocabulary 23"
 
 
 def test_the_tensors(folder, capsys) -> None:

@@ -7,7 +7,7 @@ kernel that reads past its operands dies, and one that writes before them is fou
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -84,16 +84,19 @@ class Rig:
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
                  scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0,
-                 heats: Sequence[float] = (), small: bool = False) -> None:  # fmt: skip
+                 heats: Sequence[float] = (), small: bool = False,
+                 lists: Mapping[int, Sequence[int]] | None = None) -> None:  # fmt: skip
         """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches.
-        `heats`: 1 / temperature of the wanted tokens; 1 where not given.  `small`: see `layout.SMALL`."""
+        `heats`: 1 / temperature of the wanted tokens; 1 where not given.  `small`: see `layout.SMALL`.
+        `lists`: others of the context, by its fields."""
         self.isa, self.tokens = isa, tokens
         self.memory = Memory()
         firsts, following = chains(slots or [0] * tokens)
         self.counts = np.array([tokens, len(wanted), len(tiles), small, len(firsts)], np.int64)
-        lists = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles, firsts,
+        self._others = {at: self.memory.array(np.array(v, np.int64)) for at, v in (lists or {}).items()}
+        usual = (ids or [0] * tokens, positions or [0] * tokens, slots or [0] * tokens, wanted, tiles, firsts,
                  following)  # fmt: skip
-        self._lists = [self.memory.array(np.array(values, np.int64)) for values in lists]
+        self._lists = [self.memory.array(np.array(values, np.int64)) for values in usual]
         self.heats = self.memory.array(np.array(heats or [1] * len(wanted), np.float32))
         self.pages = np.zeros((1, 1), np.int64)  # [slots, pages], the pages' addresses
         self.states = np.zeros(1, np.int64)  # [slots], the states' addresses
@@ -131,6 +134,7 @@ class Rig:
             layout.HEATS: self.heats.ctypes.data, layout.FIRSTS: firsts, layout.NEXT: following,
             layout.STATES: self.states.ctypes.data,
             layout.PARTIALS: self.partials.ctypes.data if self.partials.size else 0,
+            **{at: held.ctypes.data for at, held in self._others.items()},
         }  # fmt: skip
         context = np.zeros(layout.CONTEXT_FIELDS, np.int64)
         for offset, value in fields.items():

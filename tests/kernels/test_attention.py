@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 from kernels.harness import EMULATED, ISAS, PAGE, PLAIN_HEADS, Cache, Rig, U, record_bytes
 
-from lepton_edge.kernels.layout import GROUP, PART_PAGES, QUERY_TILE, SPLIT_ITEMS, attention_scratch, partial_bytes
-from lepton_edge.kernels.ops import CACHES, LARGE
+from lepton_edge.kernels.layout import (
+    EDGE,
+    ENDS,
+    GROUP,
+    MEMORY_ENDS,
+    MEMORY_SLOTS,
+    PART_PAGES,
+    QUERY_TILE,
+    SPLIT_ITEMS,
+    attention_scratch,
+    partial_bytes,
+)
+from lepton_edge.kernels.ops import CACHES, CAUSAL, LARGE
 from lepton_edge.program.blocks.attention import MAX_QUERY_ROWS
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
@@ -17,18 +28,23 @@ class Attention:
     """Sequences with full caches, and a batch of (slot, first position, tokens) runs over them."""
 
     def __init__(self, isa, kind, heads, kv_heads, d, lengths, runs, *, window=0, seed=0, scale=1.0, tile=None,
-                 split=False, cap=0.0, slopes=None, sinks=None):  # fmt: skip
-        """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be."""
+                 split=False, cap=0.0, slopes=None, sinks=None, sight=CAUSAL, memory=(), added=None):  # fmt: skip
+        """`tile`: tokens of a tile at most, if not as many as the engine takes.  `split`: long caches may be.
+        memory: the slot that each slot's tokens attend to.  added: numbers [heads, 2 span + 1] of distances."""
         rng = np.random.default_rng(seed)
         self.heads, self.group, self.d, self.window = heads, heads // kv_heads, d, window
         self.cap, self.slopes, self.sinks = cap, slopes, sinks
         slots = [slot for slot, _, count in runs for _ in range(count)]
         self.positions = [first + i for _, first, count in runs for i in range(count)]
         self.slots, t = slots, len(slots)
+        self.sight, self.added, self.lengths = sight, added, lengths
+        self.seen = [memory[slot] for slot in slots] if memory else slots
+        ends = [lengths[slot] - 1 for slot in self.seen]
         query_tile = max(1, min(QUERY_TILE, MAX_QUERY_ROWS // self.group))
         self.rig = rig = Rig(isa, t, slots=slots, positions=self.positions, tiles=tiles(runs, tile or query_tile),
                              scratch_bytes=attention_scratch(query_tile * self.group, d),
-                             partial_bytes=partial_bytes(self.group, d) if split else 0)  # fmt: skip
+                             partial_bytes=partial_bytes(self.group, d) if split else 0,
+                             lists={ENDS: ends, MEMORY_ENDS: ends, MEMORY_SLOTS: self.seen})  # fmt: skip
         self.cache = Cache(rig.memory, kind, kv_heads, d, lengths, layer=128)
         rig.pages = self.cache.table
         self.keys, self.values = [], []
@@ -47,7 +63,17 @@ class Attention:
                 head_dim=d, rope_dim=0, table=None, layer=128, y=self.y, ldy=q.shape[1], scale=self.scale,
                 window=window, records=None, q_step=self.group * d, k_step=d, cap=cap,
                 slopes=None if slopes is None else rig.memory.padded(slopes[None]),
-                sinks=None if sinks is None else rig.memory.padded(sinks[None]), **PLAIN_HEADS)  # fmt: skip
+                sinks=None if sinks is None else rig.memory.padded(sinks[None]), sight=sight, **self.table(),
+                **PLAIN_HEADS)  # fmt: skip
+
+    def table(self):
+        """The numbers of distances as the op takes them, the ends repeated."""
+        if self.added is None:
+            return {}
+        span = self.added.shape[1] // 2
+        wide = np.pad(self.added / np.log(2), ((0, 0), (EDGE, EDGE)), "edge")
+        wide = np.pad(wide, ((0, 0), (0, -wide.shape[1] % 16))).astype(np.float32)
+        return dict(distances=self.rig.memory.array(wide), span=span)
 
     def set_queries(self, q):
         self.q = q
@@ -70,11 +96,13 @@ class Attention:
         and everything is rescaled once more, with three roundings, when it joins the others.
         """
         y, bound = np.zeros((2, len(self.q), self.heads, self.d))
-        for t, (slot, p) in enumerate(zip(self.slots, self.positions, strict=True)):
+        for t, (slot, p) in enumerate(zip(self.seen, self.positions, strict=True)):
             first = max(0, p + 1 - self.window) if self.window else 0
-            seen = (held[slot][first : p + 1] for held in (self.keys, self.values))
+            last = p if self.sight == CAUSAL else self.lengths[slot] - 1
+            last = min(last, p + self.window - 1) if self.window else last
+            seen = (held[slot][first : last + 1] for held in (self.keys, self.values))
             k, v = (part.repeat(self.group, axis=1).transpose(1, 0, 2) for part in seen)
-            q, n = self.queries(t)[:, None], p + 1 - first
+            q, n = self.queries(t)[:, None], last + 1 - first
             scores = (q * k).sum(2) * self.scale
             off = (self.d + 5) * U * (np.abs(q * k).sum(2) * self.scale).max(1, keepdims=True)
             if self.cap:  # its slope is at most 1; a quotient, tanh and a product
@@ -84,6 +112,11 @@ class Attention:
                 fall = self.slopes[:, None].astype(np.float64) * (np.arange(first, p + 1) - p)
                 scores = scores + fall
                 off = off + 4 * U * (np.abs(fall) + np.abs(scores)).max(1, keepdims=True)
+            if self.added is not None:  # one rounding of the number times log2 e, and one of the sum
+                span = self.added.shape[1] // 2
+                more = self.added[:, np.clip(np.arange(first, last + 1) - p, -span, span) + span].astype(np.float64)
+                scores = scores + more
+                off = off + 3 * U * (np.abs(more) + np.abs(scores)).max(1, keepdims=True)
             if self.sinks is not None:
                 scores = np.concatenate([scores, self.sinks[:, None].astype(np.float64)], axis=1)
                 v = np.concatenate([v, np.zeros_like(v[:, :1])], axis=1)

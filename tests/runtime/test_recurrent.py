@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from engines import feed, reference, relative, tokens
-from golden import recurrent
+from golden import recurrent, rnn
 from golden.recipe import write_folder
 from kernels.harness import ISAS
 
@@ -17,7 +17,7 @@ from lepton_edge.errors import Cancelled, RequestError
 from lepton_edge.models.registry import spec_of
 from lepton_edge.runtime import Engine
 
-NAMES = tuple(recurrent.CONFIGS)
+NAMES = (*recurrent.CONFIGS, "lstm_language", "gru_language", "gru_plain")
 FORMATS = ("f32", "q4")
 each_name = pytest.mark.parametrize("name", NAMES)
 each_format = pytest.mark.parametrize("format", FORMATS)
@@ -28,7 +28,8 @@ HYBRID = ("lfm2",)  # families with attention: its masked lanes may differ in th
 def checkpoint(name: str) -> Checkpoint:
     """Open from a folder that is gone: nothing is read from it again, and files stay as they are while mapped."""
     folder = TemporaryDirectory()
-    opened = Checkpoint.open(write_folder(name, Path(folder.name) / name))
+    write = rnn.write_folder if name in rnn.CONFIGS else write_folder
+    opened = Checkpoint.open(write(name, Path(folder.name) / name))
     opened.__dict__["keep"] = folder
     return opened
 
@@ -142,9 +143,10 @@ def test_memory_of_sequences(name: str) -> None:
     assert (engine.program.page_bytes == 0) == (not engine.spec.attentions)
 
 
-def test_a_cancelled_step_leaves_sequences_empty() -> None:
+@pytest.mark.parametrize("name", ["mamba_plain", "lstm_language"])
+def test_a_cancelled_step_leaves_sequences_empty(name: str) -> None:
     """Some layers' states may have seen the tokens, and others not."""
-    engine = load("mamba_plain")
+    engine = load(name)
     ids, slot = tokens(512, engine.spec), engine.open()
     feed(engine, slot, ids[:3])
     done = threading.Event()

@@ -10,7 +10,8 @@ from .portable import Portable, Value, constant
 __all__ = ["emulated"]
 
 # The words that instruction sets spell with instructions of their own; all others are built from these, or portable.
-MACHINE_WORDS = ("fma", "widen_f16", "narrow_f16", "dot4", "fp4", "round_pairs", "dot_bf16", "pause")
+MACHINE_WORDS = ("fma", "widen_f16", "narrow_f16", "dot4", "fp4", "pause")
+PAIRS = ("round_pairs", "dot_bf16")  # a host has these of its own width only
 # Arm Architecture Reference Manual, C7.2: whether a is unsigned, at which byte of a and of b each lane begins, and how
 # many it takes.  Lane 2 i + j of a matrix product is row i of a by row j of b; rows are of eight bytes.
 FOURS = (0, 4, 8, 12)
@@ -22,6 +23,7 @@ BYTE_PRODUCTS = {
 def emulated(kind: type[Portable], host: type[Portable]) -> type[Portable]:
     """`kind` in all that a kernel sees (tiles, lanes, the order of its sums), compiled for `host`."""
     words = {word: getattr(host, word) for word in MACHINE_WORDS}
+    words |= {word: getattr(host if kind.lanes == host.lanes else Portable, word) for word in PAIRS}
     if issubclass(kind, Neon):
         words |= {"dot4": kind.dot4, "instruction": neon_instruction}
     name = f"{kind.name}@{host.name}"

@@ -7,9 +7,9 @@ layer's two blocks as its family does.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...models.recurrent import ChannelMix4, ChannelMix7, Mamba, Mamba2, ShortConv, TimeMix4, TimeMix7
+from ...models.recurrent import ChannelMix4, ChannelMix7, Mamba, Mamba2, Rnn, ShortConv, TimeMix4, TimeMix7
 from ...models.spec import Attention, Experts, FeedForward
-from . import attention, experts, feed_forward, mamba, rwkv, short_conv
+from . import attention, experts, feed_forward, mamba, rnn, rwkv, short_conv
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -39,6 +39,7 @@ BLOCKS: dict[type, Block] = {
     ShortConv: Block(short_conv.inputs, short_conv.inside, short_conv.output),
     Mamba: Block(mamba.inputs, mamba.inside, mamba.output),
     Mamba2: Block(mamba.inputs, mamba.inside2, mamba.output),
+    Rnn: Block(rnn.inputs, rnn.inside, rnn.output),
     TimeMix4: Block(rwkv.inputs, rwkv.inside4, rwkv.output, own=False),
     ChannelMix4: Block(rwkv.inputs, rwkv.channels4, rwkv.output_channels4, own=False),
     TimeMix7: Block(rwkv.inputs, rwkv.inside7, rwkv.output, own=False),

@@ -11,24 +11,30 @@ from .attention_bias import bias_fields
 if TYPE_CHECKING:
     from ..build import Builder
 
-__all__ = ["inputs", "inside", "output"]
+__all__ = ["inputs", "inside", "output", "write_memory"]
 
 SIGHTS = ("causal", "whole", "memory")  # as `kernels.ops` numbers them
+NO_ROPE: dict[str, Any] = dict(rope_dim=0, paired=0, table=None)
+NO_NORMS: dict[str, Any] = dict(q_norm=None, k_norm=None, norm_step=0, norm_bias=0, norm_eps=0.0, norm_center=0)
 MAX_QUERY_ROWS = 128  # bounds the attention's scratch
 
 
 def inputs(b: "Builder", spec: Attention, i: int) -> list[str]:
     """The weights of q, k and v."""
-    return [b.use_weight(part, i) for part in (("q", "k", "v") if spec.layout == "apart" else ("qkv",))]
+    parts = ("q",) if spec.sight == "memory" else ("q", "k", "v") if spec.layout == "apart" else ("qkv",)
+    return [b.use_weight(spec.prefix + part, i) for part in parts]
 
 
 def inside(b: "Builder", spec: Attention, i: int) -> None:
     """From `h` to the heads' outputs side by side, and their records."""
     kv, label = b.program.kv_dtype, f"layer {i}"
-    heads = _heads(b, spec, i)
-    b.emit(f"rope_{kv}", label, barrier=LARGE, **heads)
+    if spec.sight == "memory":
+        heads = _queries(b, spec, i)
+    else:
+        heads = _heads(b, spec, i)
+        b.emit(f"rope_{kv}", label, barrier=LARGE, **heads)
     y = _outputs(b, spec)
-    ld, records = b.ld(y), b.records(y, [b.use_weight("o", i)])
+    ld, records = b.ld(y), b.records(y, [b.use_weight(spec.prefix + "o", i)])
     whole = spec.group * spec.head_dim % GROUP == 0  # heads that a thread has at once
     scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
     b.emit(f"attention_{kv}", label, **heads, y=y, ldy=ld, scale=scale, window=spec.window or 0, cap=spec.cap,
@@ -37,6 +43,32 @@ def inside(b: "Builder", spec: Attention, i: int) -> None:
            **bias_fields(b, spec, i, heads))  # fmt: skip
     if records and not whole:
         b.emit("quantize", label, x=y, ldx=ld, records=records, groups=ld // GROUP)
+
+
+def write_memory(b: "Builder") -> None:
+    """The keys and values of an encoder's hidden states `x`, for each layer of its decoder, into its own pages.
+
+    The encoder's own keys and values are read no more, so they may lie where those did.
+    """
+    attentions = b.spec.memory
+    b.quantize("memory", "x", [b.use_weight(f"{each.prefix}{part}", i) for i, each in enumerate(attentions)
+                               for part in "kv"])  # fmt: skip
+    for i, spec in enumerate(attentions):
+        columns = spec.kv_heads * spec.head_dim
+        k, v = (b.buffer(part, columns) for part in "kv")
+        for part, y in (("k", k), ("v", v)):
+            b.linear(spec.prefix + part, i, "x", y, barrier=ALWAYS if part == "v" else NEVER)
+        b.emit(f"rope_{b.program.kv_dtype}", f"layer {i} memory", q=k, ldq=b.ld(k), q_step=0, k=k, v=v, ldk=b.ld(k),
+               k_step=spec.head_dim, heads=0, kv_heads=spec.kv_heads, head_dim=spec.head_dim, layer=_place(b, spec),
+               **NO_ROPE, **NO_NORMS)  # fmt: skip
+
+
+def _queries(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
+    """The rows from `h` to q alone; -> what attention needs to know of it: keys and values are there already."""
+    d, q = spec.head_dim, b.buffer("q", spec.heads * spec.head_dim)
+    b.linear(spec.prefix + "q", i, "h", q, own=True)
+    return dict(q=q, ldq=b.ld(q), q_step=spec.group * d, k=None, v=None, ldk=0, k_step=0, heads=spec.heads,
+                kv_heads=spec.kv_heads, head_dim=d, layer=_place(b, spec), **NO_ROPE, **NO_NORMS)  # fmt: skip
 
 
 def _heads(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
@@ -75,7 +107,7 @@ def _heads(b: "Builder", spec: Attention, i: int) -> dict[str, Any]:
 
 def _positions(b: "Builder", spec: Attention) -> dict[str, Any]:
     if spec.rope is None:
-        return dict(rope_dim=0, paired=0, table=None)
+        return NO_ROPE
     return dict(rope_dim=spec.rope.dim, paired=int(spec.rope.paired), table=b.rope(spec.rope))
 
 
@@ -86,7 +118,7 @@ def _norms(b: "Builder", spec: Attention, i: int, q: str, k: str) -> dict[str, A
         if norm is not None:
             b.norm("q_norm", i, q, q, [], norm=norm, own=False, barrier=NEVER)
             b.norm("k_norm", i, k, k, [], norm=norm, own=False, barrier=ALWAYS)
-        return dict(q_norm=None, k_norm=None, norm_step=0, norm_bias=0, norm_eps=0.0, norm_center=0)
+        return NO_NORMS
     q_norm, k_norm = (_factors(b, spec, norm, part, i) for part in ("q_norm", "k_norm"))
     return dict(q_norm=q_norm, k_norm=k_norm, norm_step=0 if spec.qk_norm_over == "head" else spec.head_dim,
                 norm_bias=spec.head_dim if norm.bias else 0, norm_eps=norm.eps,
@@ -102,7 +134,7 @@ def _factors(b: "Builder", spec: Attention, norm: Norm, part: str, i: int) -> st
 
 def output(b: "Builder", spec: Attention, i: int, y: str, accumulate: bool) -> None:
     """y (+)= o of the heads' outputs."""
-    b.linear("o", i, _outputs(b, spec), y, accumulate=accumulate)
+    b.linear(spec.prefix + "o", i, _outputs(b, spec), y, accumulate=accumulate)
 
 
 def _outputs(b: "Builder", spec: Attention) -> str:
@@ -113,7 +145,9 @@ def _place(b: "Builder", spec: Attention) -> int:
     """Room for a layer's keys and values in a page, and for the kernel's scratch; -> bytes into the page."""
     program, group = b.program, spec.group
     nbytes = spec.kv_heads * kv_bytes(program.kv_dtype, spec.head_dim)
-    if spec.sight == "whole":  # nothing is kept: the next layer writes where this one did
+    if spec.sight == "memory":  # in pages of its own, which have nothing else
+        place, program.memory_bytes = program.memory_bytes, program.memory_bytes + nbytes
+    elif spec.sight == "whole":  # nothing is kept: the next layer writes where this one did
         place, program.page_bytes = 0, max(program.page_bytes, nbytes)
     else:
         place, program.page_bytes = program.page_bytes, program.page_bytes + nbytes

@@ -1,0 +1,52 @@
+"""Translate texts with an encoder-decoder, such as Marian's, NLLB or T5."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge.cli.options import count
+from lepton_edge.cli.rows import Writer, add_task_options, add_text_options, load_model, read_texts
+
+if TYPE_CHECKING:
+    from lepton_edge.api import Model
+
+__all__ = ["add_arguments", "add_writing_options", "run", "write_texts"]
+
+PART = 32  # texts that are written together
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The texts and the languages."""
+    add_text_options(parser)
+    add_task_options(parser, "a model folder")
+    parser.add_argument("--source", metavar="CODE", help="language of the texts, as the tokenizer names it")
+    parser.add_argument("--target", metavar="CODE", help="language to translate into")
+    add_writing_options(parser)
+
+
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """How texts are written."""
+    parser.add_argument("--beams", type=count, metavar="N", help="texts followed at a time (default: the model's)")
+    parser.add_argument("--max-tokens", type=count, metavar="N", help="tokens of a text (default: the model's)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes each text's translation."""
+    return write_texts(arguments, "translation", "translate", source=arguments.source, target=arguments.target)
+
+
+def write_texts(arguments: argparse.Namespace, column: str, task: str, **options: Any) -> int:
+    """Write what a task of the model gives for each text."""
+    texts, writer = read_texts(arguments), Writer(arguments.output, ["text", column])
+    with load_model(arguments) as model:
+        for start in range(0, len(texts), PART):
+            part = texts[start : start + PART]
+            for text, found in zip(part, _ask(model, task, part, arguments, options), strict=True):
+                writer.write({"text": text, column: found}, [{"text": text, column: found}])
+    return writer.close()
+
+
+def _ask(
+    model: "Model", task: str, texts: list[str], arguments: argparse.Namespace, options: dict[str, Any]
+) -> list[str]:  # fmt: skip
+    found: list[str] = getattr(model, task)(texts, beams=arguments.beams, max_tokens=arguments.max_tokens, **options)
+    return found

@@ -1,0 +1,85 @@
+"""Texts to sequences of symbols, such as the sounds of words, by a recurrent encoder-decoder."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lepton_edge.errors import LeptonError, RequestError
+from lepton_edge.generate.ids import token_ids
+from lepton_edge.generate.params import whole
+from lepton_edge.generate.transduce import transduce
+
+if TYPE_CHECKING:
+    from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.models.spec import ModelSpec
+    from lepton_edge.text import Tokenizer
+
+__all__ = ["transcribe"]
+
+
+class Model(Protocol):
+    """What a task needs of `lepton_edge.Model`."""
+
+    _shared: SharedEngine
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+def transcribe(
+    model: Model, texts: str | Iterable[str], *, max_tokens: int | None = None, errors: str = "raise"
+) -> list[Any]:
+    """What a model writes for each text: the names of the decoder's tokens, the likeliest one each time.
+
+    One text gives a list of names, several give a list of such lists.  An empty text is one: the model writes what it
+    writes for that.
+
+    Args:
+        model: a loaded RnnForSeq2Seq model.
+        texts: a text, or several.
+        max_tokens: so many for each, at most; None: as the model says (max_new_tokens).
+        errors: 'raise', or 'return': a text that cannot be read gives {'error': message}, and no other is lost.
+    Raises:
+        RequestError: an argument or a text is wrong, or the model is of another kind.
+        ContextLengthError: a text is longer than the model's context (max_length).
+        Cancelled: `cancel` was called.
+    """
+    if errors not in ("raise", "return"):
+        raise RequestError(f"errors is {reprlib.repr(errors)}; expected 'raise' or 'return'")
+    most = None if max_tokens is None else whole("max_tokens", max_tokens, 1)
+    one = isinstance(texts, str)
+    if not one and not isinstance(texts, Iterable):
+        raise RequestError(f"texts is {reprlib.repr(texts)}; expected a text, or several")
+    ready: dict[int, Any] = {}
+    found: list[Any] = []
+    for i, text in enumerate([texts] if one else texts):
+        found.append(None)
+        try:
+            ready[i] = _ids(model, "the text" if one else f"text {i}", text)
+        except LeptonError as error:
+            if errors == "raise":
+                raise
+            found[i] = {"error": str(error)}
+    for i, tokens in zip(ready, transduce(model._shared, list(ready.values()), most), strict=True):
+        found[i] = [_name(model, token) for token in tokens]
+    return found[0] if one else found  # type: ignore[no-any-return]
+
+
+def _ids(model: Model, name: str, text: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """A text's tokens, special ones included."""
+    if not isinstance(text, str):
+        raise RequestError(f"{name} is {reprlib.repr(text)}; expected a string")
+    return token_ids(name, model.tokenizer.encode(text), model.spec.vocab, model.spec.context)
+
+
+def _name(model: Model, token: int) -> str:
+    """What a token of the decoder is called."""
+    assert model.spec.target is not None, "transduce has looked"
+    labels = model.spec.target.labels
+    return labels[token] if labels else model.tokenizer.token(token)

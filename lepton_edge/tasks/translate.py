@@ -1,0 +1,217 @@
+"""Translations and summaries: what an encoder-decoder writes after each source."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_edge.errors import RequestError
+from lepton_edge.generate.ids import token_ids
+from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.generate.rules import Rules
+    from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.models.fields import Fields
+    from lepton_edge.models.spec import ModelSpec
+    from lepton_edge.text import Tokenizer
+
+__all__ = ["Seq2SeqTasks", "summarize", "translate", "write"]
+
+LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
+MAX_BEAMS = 32
+MAX_LENGTH = 1 << 20
+
+Ids = NDArray[np.int32]
+
+
+class Model(Protocol):
+    """What the tasks need of `lepton_edge.Model`."""
+
+    _shared: SharedEngine
+    _checkpoint: Checkpoint
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def defaults(self) -> SamplingParams: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+class Seq2SeqTasks:
+    """The tasks as methods of a model."""
+
+    @overload
+    def translate(self: Model, texts: str, source: str | None = None, target: str | None = None,
+                  **options: Any) -> str: ...  # fmt: skip
+    @overload
+    def translate(self: Model, texts: Iterable[str], source: str | None = None, target: str | None = None,
+                  **options: Any) -> list[str]: ...  # fmt: skip
+    def translate(
+        self: Model, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
+    ) -> str | list[str]:
+        """A translation of each text: see `tasks.translate.translate`; options: of `tasks.translate.write`."""
+        return translate(self, texts, source, target, **options)
+
+    @overload
+    def summarize(self: Model, texts: str, **options: Any) -> str: ...
+    @overload
+    def summarize(self: Model, texts: Iterable[str], **options: Any) -> list[str]: ...
+    def summarize(self: Model, texts: str | Iterable[str], **options: Any) -> str | list[str]:
+        """A summary of each text: see `tasks.translate.summarize`; options: of `tasks.translate.write`."""
+        return summarize(self, texts, **options)
+
+
+def translate(
+    model: Model, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
+) -> str | list[str]:
+    """One text gives its translation, several a list.
+
+    source, target: languages as the tokenizer names them (`en_XX`, `eng_Latn`, `en` or `__en__`); T5 takes their names
+    (`English`).  None: as the model's folder says, which is all there is to models of one pair.  options: of `write`.
+    RequestError for a language that the model lacks.
+    """
+    rows = _rows(texts)
+    if model.spec.family == "t5":
+        if (source is None) != (target is None):
+            raise RequestError("T5 is told both languages, or none; expected source and target, such as 'English'")
+        prefix = f"translate {source} to {target}: " if source is not None else ""
+        found = write(model, [prefix + row for row in rows], **options)
+    else:
+        first = None if target is None else _language(model, "target", target)
+        given = None if source is None else _language(model, "source", source)
+        sources = [_with_language(model, model.tokenizer.encode(row), given) for row in rows]
+        found = write(model, sources, forced_first=first, **options)
+    return found[0] if isinstance(texts, str) else found
+
+
+def summarize(model: Model, texts: str | Iterable[str], **options: Any) -> str | list[str]:
+    """One text gives its summary, several a list; T5 is told to with its folder's prefix.  options: of `write`."""
+    rows = _rows(texts)
+    told = model._checkpoint.config.get("task_specific_params")
+    task = told.get("summarization") if isinstance(told, Mapping) else None
+    prefix = task.get("prefix", "") if isinstance(task, Mapping) else ""
+    found = write(model, [f"{prefix}{row}" for row in rows], **options)
+    return found[0] if isinstance(texts, str) else found
+
+
+def write(
+    model: Model, sources: Sequence[str | Sequence[Any] | NDArray[Any]], *, beams: int | None = None,
+    max_tokens: int | None = None, forced_first: int | None = None, length_penalty: float | None = None,
+    no_repeat_ngram_size: int | None = None, temperature: float | None = None, **sampling: Any,
+) -> list[str]:  # fmt: skip
+    """What an encoder-decoder writes after each source, a text or token ids.
+
+    What is None comes from generation_config.json, else config.json (num_beams, max_length, length_penalty, …).
+
+    Args:
+        beams: texts that are followed at a time; 1: the likeliest token each time.
+        max_tokens: new tokens, at most.
+        forced_first: the id that a text begins with, such as that of its language.
+        temperature: above 0: texts are drawn; then there are no beams.  sampling: top_k, top_p, min_p, repeat_penalty
+            and seed, see `SamplingParams`.
+    Raises:
+        RequestError: an argument is wrong, or the model is no encoder-decoder.
+        ContextLengthError: a source is longer than the context.
+        Cancelled: `cancel` was called.
+    """
+    from lepton_edge.generate.pairs import beam_search, sample
+    from lepton_edge.models.fields import Fields
+
+    spec = model.spec
+    if spec.encoder is None:
+        raise RequestError(f"the model {model.folder.name} has no encoder and decoder; load a T5, Bart or Marian model")
+    rows = [_ids(model, i, row) for i, row in enumerate(sources)]
+    where = str(model.folder / "generation_config.json")
+    fields = Fields({**model._checkpoint.config, **model._checkpoint.generation_config}, where)
+    count = fields.integer("num_beams", 1, MAX_BEAMS, default=1) if beams is None else whole("beams", beams, 1)
+    if count > MAX_BEAMS:
+        raise RequestError(f"beams={count}: expected at most {MAX_BEAMS}")
+    params = model.defaults.given(temperature=temperature, **sampling)
+    if max_tokens is not None:
+        max_tokens = whole("max_tokens", max_tokens, 1)
+    rules = _rules(model, fields, max_tokens, forced_first, no_repeat_ngram_size, params)
+    prompt = [fields.integer("decoder_start_token_id", 0, spec.vocab - 1, default=spec.start)]
+    if params.temperature > 0:
+        found = sample(model._shared, rows, prompt, rules, params)
+    else:
+        penalty = fields.number("length_penalty", -100, 100, default=1.0) if length_penalty is None else length_penalty
+        early: bool | str = fields.text("early_stopping") if fields.is_text("early_stopping") else fields.flag(
+            "early_stopping", default=False
+        )  # fmt: skip
+        found = beam_search(model._shared, rows, prompt, rules, count, float(penalty), early)
+    return [model.tokenizer.decode(row).strip() for row in found]
+
+
+def _rules(model: Model, fields: Fields, most: int | None, first: int | None, no_repeat: int | None,
+           params: SamplingParams) -> Rules:  # fmt: skip
+    """What the folder and the arguments say of the tokens of a text."""
+    from lepton_edge.generate.rules import Rules
+
+    last = model.spec.vocab - 1
+    if most is None and fields.has("max_new_tokens"):
+        most = fields.integer("max_new_tokens", 1, MAX_LENGTH)
+    if most is None:
+        most = fields.integer("max_length", 2, MAX_LENGTH, default=MAX_TOKENS + 1) - 1
+    if first is None and fields.has("forced_bos_token_id"):
+        first = fields.integer("forced_bos_token_id", 0, last)
+    forced = fields.integer_or_none("forced_eos_token_id", 0, last)
+    size = fields.integer("no_repeat_ngram_size", 0, 1 << 16, default=0) if no_repeat is None else no_repeat
+    bad = tuple(tuple(ids) for ids in fields.items("bad_words_ids", []) if isinstance(ids, list) and ids)
+    never = tuple(fields.items("suppress_tokens", []))
+    if not all(type(token) is int and 0 <= token <= last for ids in (*bad, never) for token in ids):
+        raise fields.error("bad_words_ids", f"lists of token ids from 0 to {last}; so is suppress_tokens")
+    least = max(0, fields.integer("min_length", 0, MAX_LENGTH, default=0) - 1)
+    return Rules(
+        frozenset(i for i in model.tokenizer.eos_ids if i <= last), min(most, model._shared.engine.context - 1), least,
+        first, forced, whole("no_repeat_ngram_size", size, 0), bad, never, params.repeat_penalty,
+    )  # fmt: skip
+
+
+def _rows(texts: str | Iterable[str]) -> list[str]:
+    """The texts as a list."""
+    if not isinstance(texts, str | Iterable):
+        raise RequestError(f"texts is {reprlib.repr(texts)}; expected a text, or several")
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    for i, row in enumerate(rows):
+        if not isinstance(row, str):
+            raise RequestError(f"text {i} is {reprlib.repr(row)}; expected a string")
+    return rows
+
+
+def _ids(model: Model, i: int, row: str | Sequence[Any] | NDArray[Any]) -> Ids:
+    """A source as ids."""
+    assert model.spec.encoder is not None
+    given: Any = model.tokenizer.encode(row) if isinstance(row, str) else row
+    return token_ids(f"source {i}", given, model.spec.encoder.vocab, model._shared.engine.context)
+
+
+def _language(model: Model, name: str, code: str) -> int:
+    """The id of a language's token."""
+    for spelled in (code, f"__{code}__") if isinstance(code, str) else ():
+        found = model.tokenizer.added_id(spelled)
+        if found is not None and LANGUAGE.fullmatch(spelled):
+            return found
+    raise RequestError(
+        f"{name} is {reprlib.repr(code)}, which is no language of {model.folder.name}; expected a code that its "
+        "tokenizer.json has as an added token, such as en_XX, eng_Latn or en; a model of one pair needs none"
+    )
+
+
+def _with_language(model: Model, ids: list[int], language: int | None) -> list[int]:
+    """A source that says its language where the tokenizer's own one says another, or else in front."""
+    if language is None:
+        return ids
+    places = [i for i in sorted({0, len(ids) - 1}) if ids and LANGUAGE.fullmatch(model.tokenizer.token(ids[i]))]
+    return [*ids[: places[0]], language, *ids[places[0] + 1 :]] if places else [language, *ids]

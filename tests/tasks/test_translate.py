@@ -1,0 +1,83 @@
+"""Languages, prefixes and what a folder says of its texts, on the small models of tests/golden/seq2seq.py."""
+
+import json
+
+import pytest
+from golden import seq2seq
+
+import lepton_edge
+from lepton_edge.errors import ConfigError, RequestError
+from lepton_edge.tasks.translate import write
+
+EN, DE = 57, 58
+
+
+def folder_of(path, name: str, languages: tuple[str, str] = ("w57", "w58"), template: bool = False, **generation):
+    """The model with a tokenizer whose tokens are words; template: the first language is put before a text."""
+    seq2seq.write_folder(seq2seq.BY_NAME[name], path)
+    words = ["<s>", "<pad>", "</s>", *(f"w{i}" for i in range(3, 57)), *languages]
+    special = {i: words[i] for i in (0, 1, 2, EN, DE)}
+    front = [{"SpecialToken": {"id": words[EN], "type_id": 0}}] if template else []
+    single = [*front, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]
+    names = [words[EN], "</s>"] if template else ["</s>"]
+    tokenizer = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "decoder": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "added_tokens": [{"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": i < 3} for i, word in special.items()],
+        "post_processor": {
+            "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {word: {"id": word, "ids": [words.index(word)], "tokens": [word]} for word in names},
+        },
+        "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "<s>"},
+    }  # fmt: skip
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "max_length": 9, **generation}))
+    return path
+
+
+@pytest.mark.parametrize("template", [False, True])
+@pytest.mark.parametrize(("languages", "codes"), [
+    (("__en__", "__de__"), ("en", "de")), (("eng_Latn", "deu_Latn"), ("eng_Latn", "deu_Latn")),
+    (("en_XX", "de_DE"), ("en_XX", "de_DE")),
+])  # fmt: skip
+def test_languages(tmp_path, template, languages, codes) -> None:
+    with lepton_edge.load(folder_of(tmp_path / "m", "m2m100", languages, template)) as model:
+        found = model.translate("w5 w6", source=codes[1], target=codes[0])
+        assert found == write(model, [[DE, 5, 6, 2]], forced_first=EN)[0]
+        assert found.startswith(languages[0])
+        assert model.translate("w5 w6", target=codes[1]).startswith(languages[1])
+        with pytest.raises(RequestError, match="target is 'xx', which is no language"):
+            model.translate("w5", target="xx")
+        with pytest.raises(RequestError, match="source is 'w5', which is no language"):
+            model.translate("w5", source="w5")
+
+
+def test_t5_is_told_in_words(tmp_path) -> None:
+    with lepton_edge.load(folder_of(tmp_path / "m", "t5", ("translate", "to"))) as model:
+        told = model.translate(["w5 w6"], source="w7", target="w8", beams=2)
+        assert told == model.translate(["translate w7 to w8: w5 w6"], beams=2) != model.translate(["w5 w6"], beams=2)
+        with pytest.raises(RequestError, match="both languages, or none"):
+            model.translate("w5", source="w7")
+
+
+def test_what_the_folder_says(tmp_path) -> None:
+    said = dict(num_beams=3, no_repeat_ngram_size=2, max_length=7, min_length=4, length_penalty=0.5)
+    plain, other = folder_of(tmp_path / "a", "t5"), folder_of(tmp_path / "b", "t5", **said)
+    text = "w5 w6 w7 w8"
+    with lepton_edge.load(plain) as model, lepton_edge.load(other) as told:
+        asked = dict(beams=3, no_repeat_ngram_size=2, max_tokens=6, length_penalty=0.5)
+        assert told.summarize(text) == told.summarize(text, **asked) != model.summarize(text)
+        assert len(model.summarize(text).split()) <= 8
+        assert [told.generate(text)] == told.summarize([text])
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    (dict(num_beams=0), "num_beams"), (dict(forced_bos_token_id=59), "forced_bos_token_id"),
+    (dict(bad_words_ids=[[77]]), "bad_words_ids"), (dict(suppress_tokens=["a"]), "suppress_tokens"),
+    (dict(length_penalty="x"), "length_penalty"), (dict(max_length=1), "max_length"),
+])  # fmt: skip
+def test_wrong_generation_configs(tmp_path, said, message) -> None:
+    path = folder_of(tmp_path / "m", "t5", **said)
+    with lepton_edge.load(path) as model, pytest.raises(ConfigError, match=message):
+        model.translate("w5")

@@ -81,7 +81,7 @@ RECIPES = {
     "sms_spam": Recipe(
         classifier_data.sms_spam, ("ham", "spam"),
         {"label": {"value": "label"}, "spam_probability": {"value": "probability", "label": "spam", "digits": 4}},
-        vocab=3000, digits=True,
+        vocab=3000, digits=True, epochs=8,
     ),
     "language_id": Recipe(
         classifier_data.language_id, classifier_data.LANGUAGES,

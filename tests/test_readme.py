@@ -25,13 +25,26 @@ def test_the_two_commands_stand_alone_and_ci_finds_the_second() -> None:
     assert found == [commands[1]]
 
 
-def test_the_example_runs() -> None:
-    (example,) = blocks("python")
+def said(example: str) -> str:
+    """What an example of the README prints; the first is of decoders, the second of tasks."""
     assert len(example.strip().split("\n")) <= 12
-    result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, timeout=300,
+                            env={**os.environ, "PYTHONUTF8": "1"})  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert re.search(r"\(3, \d+\) \[\d+", result.stdout)
-    assert len(result.stdout) > 300
+    return result.stdout.decode()
+
+
+def test_the_first_example_runs() -> None:
+    printed = said(blocks("python")[0])
+    assert re.search(r"\(3, \d+\) \[\d+", printed)
+    assert len(printed) > 300
+
+
+def test_the_example_of_tasks_runs() -> None:
+    _, example = blocks("python")
+    languages, answer = said(example).strip().split("\n")
+    assert re.findall("'label': '(..)'", languages) == ["de", "es"]
+    assert "'customer_id': '123456'" in answer and "'risk_level': 'high'" in answer
 
 
 def test_the_table_of_families_is_that_of_the_code() -> None:

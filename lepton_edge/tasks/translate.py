@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lepton_edge.models.spec import ModelSpec
     from lepton_edge.text import Tokenizer
 
-__all__ = ["Seq2SeqTasks", "summarize", "translate", "write"]
+__all__ = ["Seq2SeqTasks", "summarize", "translate", "with_language", "write"]
 
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
@@ -91,7 +91,7 @@ def translate(
     else:
         first = None if target is None else _language(model, "target", target)
         given = None if source is None else _language(model, "source", source)
-        sources = [_with_language(model, model.tokenizer.encode(row), given) for row in rows]
+        sources = [with_language(model, model.tokenizer.encode(row), given) for row in rows]
         found = write(model, sources, forced_first=first, **options)
     return found[0] if isinstance(texts, str) else found
 
@@ -209,7 +209,7 @@ def _language(model: Model, name: str, code: str) -> int:
     )
 
 
-def _with_language(model: Model, ids: list[int], language: int | None) -> list[int]:
+def with_language(model: Model, ids: list[int], language: int | None) -> list[int]:
     """A source that says its language where the tokenizer's own one says another, or else in front."""
     if language is None:
         return ids

@@ -7,7 +7,7 @@ from golden import seq2seq
 
 import lepton_edge
 from lepton_edge.errors import ConfigError, RequestError
-from lepton_edge.tasks.translate import write
+from lepton_edge.tasks.translate import with_language, write
 
 EN, DE = 57, 58
 
@@ -45,6 +45,8 @@ def test_languages(tmp_path, template, languages, codes) -> None:
     with lepton_edge.load(folder_of(tmp_path / "m", "m2m100", languages, template)) as model:
         found = model.translate("w5 w6", source=codes[1], target=codes[0])
         assert found == write(model, [[DE, 5, 6, 2]], forced_first=EN)[0]
+        assert with_language(model, model.tokenizer.encode("w5 w6"), DE) == [DE, 5, 6, 2]
+        assert with_language(model, [5, 6, 2, EN], DE) == [5, 6, 2, DE]
         assert found.startswith(languages[0])
         assert model.translate("w5 w6", target=codes[1]).startswith(languages[1])
         with pytest.raises(RequestError, match="target is 'xx', which is no language"):

@@ -94,8 +94,8 @@ def tolerance(format: str, kv_dtype: str, *isas: str) -> float:
     bf16 where an instruction set multiplies pairs: activations round to 8 bits, an rms error of 2^-8 / sqrt(3) at the
     mantissa 1, and 0.74 of it over all mantissas, 0.17%; as before, 0.65% in 15 products, and twice that.
     """
-    if format == "bf16" and any(instruction_set(isa).bf16_pairs for isa in isas):
-        return 0.013
     if format in ("q8", "q4") or kv_dtype == "q8":
         return 0.05
+    if format == "bf16" and any(instruction_set(isa).bf16_pairs for isa in isas):
+        return 0.013
     return 1e-5 if kv_dtype == "f32" else 1e-3

@@ -62,7 +62,7 @@ class FakeEngine:
             raise RequestError(f"cannot truncate to {length}")
         del self.slots[slot][length:]
 
-    def forward(self, tokens, slots, positions, wanted, plan=None) -> np.ndarray:
+    def forward(self, tokens, slots, positions, wanted, plan=None, hidden=False) -> np.ndarray:
         assert self._busy.acquire(blocking=False), "two forward calls at once"
         self._running, self._cancel = True, False
         try:

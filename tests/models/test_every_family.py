@@ -14,6 +14,7 @@ import pytest
 from golden.encoders import ENCODERS
 from golden.families import BY_NAME, FAMILIES, Family, checksum, load, tensors, token_ids, write_folder
 from golden.recipe import _write_safetensors
+from golden.seq2seq import PAIRS
 
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.models.registry import families, spec_from_config, spec_of
@@ -27,7 +28,8 @@ ELSEWHERE = {
     "Lfm2ForCausalLM", "LlamaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM", "MistralForCausalLM",
     "Qwen2ForCausalLM", "RwkvForCausalLM",
 }  # in recipe.py  # fmt: skip
-WITHOUT_GOLDEN = {"RWKV7ForCausalLM"}  # transformers does not have it: see test_rwkv.py
+# transformers does not have these: see test_rwkv.py, and tests/tools/test_import_ctranslate2.py
+WITHOUT_GOLDEN = {"RWKV7ForCausalLM", "CTranslate2Transformer"}
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fam
 
 
 def test_every_architecture_is_here() -> None:
-    found = {family.config["architectures"][0] for family in FAMILIES} | {encoder.architecture for encoder in ENCODERS}
+    found = {case.config["architectures"][0] for case in (*FAMILIES, *PAIRS)} | {case.architecture for case in ENCODERS}
     assert found | ELSEWHERE | WITHOUT_GOLDEN == {
         name for name in families() if not name.startswith("Rnn")  # see test_rnn.py
     }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lepton_edge.generate.beams import NEVER, Beams, log_softmax
+from lepton_edge.generate.beams import NEVER, Beams, largest, log_softmax
 from lepton_edge.generate.rules import Rules
 
 ENDS = frozenset([2])
@@ -57,3 +57,17 @@ def test_what_rules_forbid(rules, ids, forbidden) -> None:
     Rules(ENDS, 4, **rules).apply(ids, scores)
     assert np.flatnonzero(scores == -np.inf).tolist() == forbidden
     assert -np.inf < NEVER
+
+
+@pytest.mark.parametrize("size", [1, 7, 255, 256, 5000, 70_001])
+@pytest.mark.parametrize("values", ["few", "many", "one"])
+def test_the_largest_are_those_of_a_stable_sort(size: int, values: str) -> None:
+    """With many equal ones, with what rules have ruled out, with more asked for than there are blocks."""
+    random = np.random.default_rng(size)
+    found = random.standard_normal(size).astype(np.float32)
+    if values == "few":
+        found = random.integers(0, 3, size).astype(np.float32)
+    elif values == "one":
+        found[random.permutation(size)[1:]] = -np.inf
+    for count in (1, 2, 8, 300):
+        assert np.array_equal(largest(found, count), np.argsort(-found, kind="stable")[:count])

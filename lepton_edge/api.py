@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge.embedded import model_folder
-from lepton_edge.errors import Cancelled, RequestError
+from lepton_edge.errors import Cancelled, RequestError, UnsupportedModelError
 from lepton_edge.generate.background import TokenizerLoad
 from lepton_edge.generate.ids import numbers, token_ids
 from lepton_edge.generate.params import SamplingParams, whole
@@ -431,6 +431,11 @@ class Model(Tasks, Seq2SeqTasks):
 
         if not isinstance(path, str | PathLike):
             raise RequestError(f"path is {reprlib.repr(path)}; expected an adapter's folder")
+        if not self._spec.causal:
+            raise UnsupportedModelError(
+                f"{path}: adapters for {self._spec.family} models, which are encoders, are not supported; merge it into"
+                " the model's weights first"
+            )
         folder = Path(os.path.expanduser(path))
         names = spec_from_config(self._checkpoint.config, str(self.folder / "config.json")).names
         self._shared.add_adapter(name, lambda: read_adapter(folder, self._spec, names))

@@ -14,7 +14,7 @@ from golden.adapters import BY_NAME, write_adapter
 from golden.recipe import write_folder
 
 import lepton_edge
-from lepton_edge.errors import CheckpointError, RequestError
+from lepton_edge.errors import CheckpointError, RequestError, UnsupportedModelError
 from lepton_edge.generate.kept import KeptSequences
 from lepton_edge.generate.shared import SharedEngine
 
@@ -86,6 +86,14 @@ def test_requests_beside_each_other(model: lepton_edge.Model, folders: Path) -> 
     for thread in threads:
         thread.join()
     assert sorted(found, key=str) == sorted([(name, expected[name]) for name in names] * 3, key=str)
+
+
+def test_an_encoder_takes_none(folders: Path) -> None:
+    """It would go on without: its tasks run the model alone."""
+    with lepton_edge.load("sms_spam", threads=1) as model:
+        with pytest.raises(UnsupportedModelError, match="adapters for bert models, which are encoders"):
+            model.load_adapter(folders / "a", "a")
+        assert model.adapters == []
 
 
 def test_errors_change_nothing(model: lepton_edge.Model, folders: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lepton_edge.errors import ModelError
 
-__all__ = ["brief", "parse_object", "read_object"]
+__all__ = ["brief", "parse_object", "read_bytes", "read_object"]
 
 MAX_FILE_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -26,6 +26,11 @@ def brief(value: object) -> str:
 
 def read_object(path: Path, error: type[ModelError], limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     """The JSON object that the file holds; `error`, naming the file, when it is not exactly that."""
+    return parse_object(read_bytes(path, error, limit), path, error)
+
+
+def read_bytes(path: Path, error: type[ModelError], limit: int = MAX_FILE_BYTES) -> bytes:
+    """What a JSON file holds, at most `limit` bytes; `error`, naming the file, where it cannot be read or has more."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise error(f"{path}: is not a file; expected a JSON object in a regular file")
@@ -37,7 +42,7 @@ def read_object(path: Path, error: type[ModelError], limit: int = MAX_FILE_BYTES
         raise error(f"{path}: cannot be read ({cause}); check the path and its permissions") from cause
     if len(raw) > limit:
         raise error(f"{path}: is larger than {limit >> 20} MiB; expected a JSON object of a sensible size")
-    return parse_object(raw, path, error)
+    return raw
 
 
 def parse_object(raw: bytes, path: Path, error: type[ModelError], what: str = "JSON") -> dict[str, Any]:

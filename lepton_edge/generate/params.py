@@ -55,11 +55,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         checked = {
             "max_tokens": whole("max_tokens", self.max_tokens, 1),
-            "temperature": _real("temperature", self.temperature, 0.0, math.inf),
+            "temperature": real("temperature", self.temperature, 0.0, math.inf),
             "top_k": whole("top_k", self.top_k, 0),
-            "top_p": _real("top_p", self.top_p, 0.0, 1.0, above=True),
-            "min_p": _real("min_p", self.min_p, 0.0, 1.0),
-            "repeat_penalty": _real("repeat_penalty", self.repeat_penalty, 0.0, math.inf, above=True),
+            "top_p": real("top_p", self.top_p, 0.0, 1.0, above=True),
+            "min_p": real("min_p", self.min_p, 0.0, 1.0),
+            "repeat_penalty": real("repeat_penalty", self.repeat_penalty, 0.0, math.inf, above=True),
             "seed": None if self.seed is None else whole("seed", self.seed, 0, most=None),
             "stop": _strings("stop", self.stop),
         }
@@ -102,7 +102,8 @@ def whole(name: str, value: Any, least: int, most: int | None = INT32_MAX) -> in
     return int(value)
 
 
-def _real(name: str, value: Any, low: float, high: float, above: bool = False) -> float:
+def real(name: str, value: Any, low: float, high: float, above: bool = False) -> float:
+    """A number from `low`, or above it, to `high` as a float; RequestError naming it if it is not one."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         number = float(value) if good else math.nan

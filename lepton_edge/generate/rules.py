@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_edge.errors import RequestError
+
 __all__ = ["Rules"]
 
 Floats = NDArray[np.float32]
@@ -33,7 +35,10 @@ class Rules:
     repeat_penalty: float = 1.0
 
     def apply(self, ids: list[int], scores: Floats) -> None:
-        """Change scores float32 [V], logits or log-probabilities, of what follows ids, the start included, in place."""
+        """Change scores float32 [V], logits or log-probabilities, of what follows ids, the start included, in place.
+
+        RequestError where no token is left.
+        """
         made = len(ids) - 1
         if self.repeat_penalty != 1.0:
             seen = np.unique(ids)
@@ -54,6 +59,11 @@ class Rules:
             self._force(scores, self.forced_last)
         if self.suppressed:
             scores[list(self.suppressed)] = -np.inf
+        if scores.max() == -np.inf:
+            raise RequestError(
+                "no token may follow: suppress_tokens, bad_words_ids, the forced tokens and no_repeat_ngram_size rule "
+                "out every one; loosen them"
+            )
 
     def _repeats(self, ids: list[int]) -> list[int]:
         """What would complete an n-gram that is there already."""

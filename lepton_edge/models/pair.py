@@ -11,6 +11,8 @@ from .spec import Attention, FeedForward, Layer, ModelSpec, Names, Norm
 
 __all__ = ["pair", "read_pair"]
 
+MAX_COMPUTED = 1 << 16  # positions whose table is computed, and so in memory, whatever the file's size
+
 LAYER = {
     "attn_norm": "self_attn_layer_norm", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
     "o": "self_attn.out_proj", "cross_norm": "encoder_attn_layer_norm", "cross_q": "encoder_attn.q_proj",
@@ -39,7 +41,8 @@ def read_pair(fields: Fields, family: str, *, tied: bool = True, start: int | No
     """
     fields.refuse_quantized()
     hidden = fields.integer("d_model", 1, MAX_WIDTH)
-    positions = fields.integer("max_position_embeddings", 1, MAX_POSITIONS, default=1024)
+    most = MAX_COMPUTED if model.get("sinusoids") else MAX_POSITIONS
+    positions = fields.integer("max_position_embeddings", 1, most, default=1024)
     scale = math.sqrt(hidden) if fields.flag("scale_embedding", default=False) else 1.0
     activation = read_activation(fields, "gelu", "activation_function")
     vocab = fields.integer("vocab_size", 1, MAX_VOCAB)

@@ -44,13 +44,16 @@ def passages(path: Path) -> Iterator[Passage]:
     """The paragraphs of a text file, or of all in a folder (.txt, .md, .rst), long ones in parts of 120 words.
 
     Each has its `file`, the `line` that it begins in, and its `text`.  Bytes that are not UTF-8 are replaced.
-    Raises RequestError where there is no such file or folder.
+    Raises RequestError where there is no such file or folder, or one cannot be read.
     """
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder; expected text files")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    for file in files:
-        text = file.read_text(encoding="utf-8", errors="replace")
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    for file in filter(Path.is_file, found):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise RequestError(f"{file}: cannot be read ({error}); check its permissions, or leave it out") from error
         for line, words in _paragraphs(text):
             yield {"file": str(file), "line": line, "text": " ".join(words)}
 
@@ -104,6 +107,8 @@ class Index:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises CheckpointError where the file is missing, damaged, or no index."""
         self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"{self.path}: no such file; expected an index; make one with lepton search --build")
         self._file = SafetensorsFile(self.path)
         try:
             self._read()

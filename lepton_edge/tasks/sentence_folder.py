@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge.checkpoint.safetensors import SafetensorsFile
-from lepton_edge.checkpoint.strict_json import brief, parse_object, read_object
+from lepton_edge.checkpoint.strict_json import brief, parse_object, read_bytes, read_object
 from lepton_edge.errors import CheckpointError, ConfigError, UnsupportedModelError
 
 __all__ = ["MODES", "SIMILARITIES", "Dense", "SentenceFolder", "read_folder"]
@@ -94,8 +94,7 @@ def read_folder(folder: Path, causal: bool, hidden: int) -> SentenceFolder:
 
 def _modules(path: Path) -> list[tuple[str, str]]:
     """The kind and the place of each module, in order."""
-    raw = path.read_bytes() if path.stat().st_size < 1 << 20 else b""
-    found = parse_object(b'{"modules": ' + raw + b"}", path, ConfigError)["modules"]
+    found = parse_object(b'{"modules": ' + read_bytes(path, ConfigError) + b"}", path, ConfigError)["modules"]
     good = isinstance(found, list) and 2 <= len(found) <= MAX_MODULES and all(isinstance(item, dict) for item in found)
     if not good or not all(isinstance(item.get(name), str) for item in found for name in ("type", "path")):
         raise ConfigError(f"{path}: expected a list of 2 to {MAX_MODULES} modules, each with a type and a path")
@@ -206,7 +205,7 @@ def _settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: prompts is {brief(prompts)}; expected names and texts")
     options: dict[str, Any] = {"prompts": {name: text for name, text in prompts.items() if text is not None}}
     default = config.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise ConfigError(f"{path}: default_prompt_name is {brief(default)}; expected one of {json.dumps([*prompts])}")
     options["default_prompt"] = default
     similarity = config.get("similarity_fn_name") or "cosine"

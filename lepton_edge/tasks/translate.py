@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_edge.errors import RequestError
 from lepton_edge.generate.ids import token_ids
-from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, whole
+from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, real, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = ["Seq2SeqTasks", "summarize", "translate", "with_language", "write"]
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
 MAX_LENGTH = 1 << 20
+MAX_PENALTY = 5.0  # MAX_LENGTH to this power is a float32
 
 Ids = NDArray[np.int32]
 
@@ -146,12 +147,21 @@ def write(
     if params.temperature > 0:
         found = sample(model._shared, rows, prompt, rules, params)
     else:
-        penalty = fields.number("length_penalty", -100, 100, default=1.0) if length_penalty is None else length_penalty
-        early: bool | str = fields.text("early_stopping") if fields.is_text("early_stopping") else fields.flag(
-            "early_stopping", default=False
+        penalty = (
+            fields.number("length_penalty", -MAX_PENALTY, MAX_PENALTY, default=1.0) if length_penalty is None
+            else real("length_penalty", length_penalty, -MAX_PENALTY, MAX_PENALTY)
         )  # fmt: skip
-        found = beam_search(model._shared, rows, prompt, rules, count, float(penalty), early)
+        found = beam_search(model._shared, rows, prompt, rules, count, penalty, _early(fields))
     return [model.tokenizer.decode(row).strip() for row in found]
+
+
+def _early(fields: Fields) -> bool | str:
+    """When a beam search ends, as the folder says: true, false or 'never'."""
+    if not fields.is_text("early_stopping"):
+        return fields.flag("early_stopping", default=False)
+    if fields.text("early_stopping") != "never":
+        raise fields.error("early_stopping", "true, false or 'never'")
+    return "never"
 
 
 def _rules(model: Model, fields: Fields, most: int | None, first: int | None, no_repeat: int | None,
@@ -164,7 +174,9 @@ def _rules(model: Model, fields: Fields, most: int | None, first: int | None, no
         most = fields.integer("max_new_tokens", 1, MAX_LENGTH)
     if most is None:
         most = fields.integer("max_length", 2, MAX_LENGTH, default=MAX_TOKENS + 1) - 1
-    if first is None and fields.has("forced_bos_token_id"):
+    if first is not None:
+        first = whole("forced_first", first, 0, last)
+    elif fields.has("forced_bos_token_id"):
         first = fields.integer("forced_bos_token_id", 0, last)
     forced = fields.integer_or_none("forced_eos_token_id", 0, last)
     size = fields.integer("no_repeat_ngram_size", 0, 1 << 16, default=0) if no_repeat is None else no_repeat

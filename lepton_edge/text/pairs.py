@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from lepton_edge.errors import ContextLengthError
 
-__all__ = ["Encoded", "cut", "cut_longest", "windows"]
+__all__ = ["MAX_READ", "Encoded", "cut", "cut_longest", "windows"]
+
+MAX_READ = 1 << 22  # tokens of all pieces of a text: 200 MB of lists, and a quarter of an hour for a small model
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def cut_longest(encoded: Encoded, limit: int) -> Encoded:
 def windows(encoded: Encoded, limit: int, stride: int, text: int) -> list[Encoded]:
     """The whole of a long text in pieces of at most `limit` tokens each, with all the rest around each piece.
 
-    Neighbouring pieces share `stride` tokens.  Raises ContextLengthError where no token more than these fits.
+    Neighbouring pieces share `stride` tokens.  Raises ContextLengthError where no token more than these fits, or the
+    pieces would have more than MAX_READ tokens together.
     """
     places = [i for i, owner in enumerate(encoded.texts) if owner == text]
     if len(encoded) <= limit:
@@ -85,6 +88,11 @@ def windows(encoded: Encoded, limit: int, stride: int, text: int) -> list[Encode
         raise ContextLengthError(
             f"of {limit} tokens, {rest} are for the other text and special tokens, and neighbouring pieces share "
             f"{stride}; nothing is left for the rest; shorten the other text, or make stride smaller"
+        )
+    if (read := -(-len(places) // (room - stride)) * limit) > MAX_READ:
+        raise ContextLengthError(
+            f"in pieces of {limit} tokens that share {stride}, the text is {read} tokens to read; expected at most "
+            f"{MAX_READ}; cut it into several texts, shorten the other one, or make stride smaller"
         )
     made, before = [], range(places[0])
     after = [i for i in range(places[0], len(encoded)) if encoded.texts[i] != text]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lepton_edge.errors import RequestError
 from lepton_edge.generate.beams import NEVER, Beams, largest, log_softmax
 from lepton_edge.generate.rules import Rules
 
@@ -57,6 +58,11 @@ def test_what_rules_forbid(rules, ids, forbidden) -> None:
     Rules(ENDS, 4, **rules).apply(ids, scores)
     assert np.flatnonzero(scores == -np.inf).tolist() == forbidden
     assert -np.inf < NEVER
+
+
+def test_rules_that_leave_no_token() -> None:
+    with pytest.raises(RequestError, match="no token may follow"):
+        Rules(ENDS, 4, forced_first=4, suppressed=(4,)).apply([0], np.zeros(5, np.float32))
 
 
 @pytest.mark.parametrize("size", [1, 7, 255, 256, 5000, 70_001])

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from golden import seq2seq
-from golden.seq2seq import PAIRS, REQUESTS, Pair, sources, target
+from golden.seq2seq import BY_NAME, PAIRS, REQUESTS, Pair, sources, target
 
 from lepton_edge.checkpoint.store import Checkpoint
-from lepton_edge.errors import RequestError
+from lepton_edge.errors import ConfigError, RequestError
 from lepton_edge.generate.pairs import beam_search, sample
 from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.rules import Rules
 from lepton_edge.generate.shared import SharedEngine
-from lepton_edge.models.registry import spec_of
+from lepton_edge.models.registry import spec_from_config, spec_of
 from lepton_edge.program import build_program
 from lepton_edge.program.reference import Reference
 from lepton_edge.runtime import Engine
@@ -187,3 +187,11 @@ def test_wrong_use_is_refused(load) -> None:
         engine.forward([0], [slot], [0], [0])
     with pytest.raises(RequestError, match="is not open"):
         engine.open_with(200)
+
+
+def test_computed_positions_are_bounded() -> None:
+    """A table of 16 million rows would take gigabytes, of a config of a few bytes."""
+    config = {**BY_NAME["marian"].config, "max_position_embeddings": (1 << 16) + 1}
+    with pytest.raises(ConfigError, match="max_position_embeddings"):
+        spec_from_config(config, "config.json")
+    assert spec_from_config({**config, "max_position_embeddings": 1 << 16}, "config.json").context == 1 << 16

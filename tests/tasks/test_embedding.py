@@ -212,3 +212,22 @@ def test_a_prompt_longer_than_the_text_room() -> None:
     states = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.testing.assert_array_equal(pooled(states, ["mean"], skip=3), [0, 0])
     np.testing.assert_allclose(pooled(states, ["weightedmean"], skip=1), [3.2, 4.2], rtol=1e-6)
+
+
+def test_a_module_list_that_is_no_file(tmp_path: Path) -> None:
+    """A link to nowhere, and a folder."""
+    path = tasks.write_sentences(tmp_path / "model", ["mean"]) / "modules.json"
+    for make, message in ((lambda: path.symlink_to("nowhere"), "is missing"), (path.mkdir, "is not a file")):
+        path.unlink()
+        make()
+        with lepton_edge.load(path.parent, threads=1) as model, pytest.raises(ConfigError, match=message):
+            model.embed("the cat")
+
+
+@pytest.mark.parametrize("name", [["a"], "b", 3])
+def test_a_default_prompt_that_is_none_of_them(tmp_path: Path, name: object) -> None:
+    folder = tasks.write_sentences(tmp_path / "model", ["mean"])
+    settings = {"prompts": {"a": "x "}, "default_prompt_name": name}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with lepton_edge.load(folder, threads=1) as model, pytest.raises(ConfigError, match="default_prompt_name is"):
+        model.embed("the cat")

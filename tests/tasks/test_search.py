@@ -1,6 +1,7 @@
 """Passages of files; an index in one file; an exact search of it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ def test_passages(notes: Path) -> None:
         list(passages(notes / "none"))
 
 
+def test_only_files_are_read(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders, pipes and links to nowhere with a text file's name are none; a file that cannot be read is an error."""
+    (notes / "d.txt").mkdir()
+    (notes / "link.txt").symlink_to("nowhere")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(notes / "pipe.txt")
+    assert len(list(passages(notes))) == 6
+
+    def refuse(self: Path, **options: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(RequestError, match=r"a\.txt: cannot be read"):
+        list(passages(notes))
+
+
 def test_a_search_is_exact(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = load("embed"), tmp_path / "index"
     texts = [f"{a} {b} {c}" for a in tasks.WORDS[5:14] for b in tasks.WORDS[5:12] for c in ("cat", "money")]
@@ -59,6 +76,8 @@ def test_a_search_is_exact(load: Any, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_refused_requests(load: Any, tmp_path: Path) -> None:
     model, path = load("embed"), tmp_path / "index"
+    with pytest.raises(CheckpointError, match="no such file; expected an index"):
+        Index(tmp_path / "none")
     with pytest.raises(RequestError, match="no passage"):
         build_index(model, [], path, "m")
     with pytest.raises(MachineError, match="cannot be written"):

@@ -77,9 +77,28 @@ def test_what_the_folder_says(tmp_path) -> None:
 @pytest.mark.parametrize(("said", "message"), [
     (dict(num_beams=0), "num_beams"), (dict(forced_bos_token_id=59), "forced_bos_token_id"),
     (dict(bad_words_ids=[[77]]), "bad_words_ids"), (dict(suppress_tokens=["a"]), "suppress_tokens"),
-    (dict(length_penalty="x"), "length_penalty"), (dict(max_length=1), "max_length"),
+    (dict(length_penalty="x"), "length_penalty"), (dict(length_penalty=1e6), "length_penalty"),
+    (dict(max_length=1), "max_length"), (dict(num_beams=2, early_stopping="sometimes"), "early_stopping"),
 ])  # fmt: skip
 def test_wrong_generation_configs(tmp_path, said, message) -> None:
     path = folder_of(tmp_path / "m", "t5", **said)
     with lepton_edge.load(path) as model, pytest.raises(ConfigError, match=message):
         model.translate("w5")
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(length_penalty=1e6), dict(length_penalty=float("nan")), dict(length_penalty="x"), dict(beams=33),
+    dict(forced_first=59), dict(forced_first=-1), dict(no_repeat_ngram_size=1.5),
+])  # fmt: skip
+def test_wrong_arguments(tmp_path, wrong) -> None:
+    with lepton_edge.load(folder_of(tmp_path / "m", "t5")) as model:
+        with pytest.raises(RequestError, match=next(iter(wrong))):
+            model.summarize("w5", **{"beams": 2, **wrong})
+        assert model.summarize("w5")
+
+
+@pytest.mark.parametrize("asked", [dict(beams=1), dict(beams=2), dict(temperature=1.0)])
+def test_a_folder_that_forbids_every_token(tmp_path, asked) -> None:
+    path = folder_of(tmp_path / "m", "t5", suppress_tokens=list(range(59)))
+    with lepton_edge.load(path) as model, pytest.raises(RequestError, match="no token may follow"):
+        model.summarize("w5", **asked)

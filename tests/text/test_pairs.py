@@ -8,7 +8,7 @@ from golden import tasks
 
 from lepton_edge.errors import ContextLengthError, RequestError
 from lepton_edge.text import Tokenizer
-from lepton_edge.text.pairs import Encoded, cut, cut_longest, windows
+from lepton_edge.text.pairs import MAX_READ, Encoded, cut, cut_longest, windows
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,14 @@ def test_windows_of_a_megabyte_take_time_in_proportion() -> None:
     pieces = windows(long, 40, 20, 1)
     assert time.perf_counter() - started < 15
     assert len(pieces) == 1 + -(-(n - 29) // 9) and pieces[1].ids == [*range(10), *range(19, 48), n + 10]
+
+
+def test_windows_that_would_be_endless_are_refused() -> None:
+    n = MAX_READ // 384 + 400
+    long = Encoded([*range(n)], [0] * n, [(0, 0)] * n, [0] * n, [None] * n)
+    assert len(windows(long, 384, 382, 0)) == 1 + -(-(n - 384) // 2)
+    with pytest.raises(ContextLengthError, match=f"expected at most {MAX_READ}"):
+        windows(long, 384, 383, 0)
 
 
 def test_what_is_no_text(tokenizer: Tokenizer) -> None:

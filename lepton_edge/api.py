@@ -23,7 +23,6 @@ from lepton_edge.generate.shared import SharedEngine, Use
 from lepton_edge.generate.stream import Piece, all_logits, stream
 from lepton_edge.generate.whole import encode_all, hidden_states
 from lepton_edge.tasks import Tasks
-from lepton_edge.tasks.translate import Seq2SeqTasks
 
 if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
@@ -118,7 +117,7 @@ def _tell(line: str) -> None:
         print(f"lepton: {line}", file=sys.stderr, flush=True)
 
 
-class Model(Tasks, Seq2SeqTasks):
+class Model(Tasks):
     """A loaded model. Every method may be called from any thread; steps of concurrent requests take turns.
 
     Use it in a `with` statement, or call `close`, to give its memory back at once.

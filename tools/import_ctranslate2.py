@@ -11,8 +11,6 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +100,8 @@ def write(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(every)), encoding="utf-8")
-    entries = [Entry(name, "F32", values.shape, partial(_chunks, values)) for name, values in tensors.items()]
+    entries = [Entry.of_floats(name, values) for name, values in tensors.items()]
     write_safetensors(folder / "model.safetensors", entries)
-
-
-def _chunks(values: Floats) -> Iterator[NDArray[np.uint8]]:
-    yield np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(-1)
 
 
 def _tensors(stored: dict[str, Floats], vocab: int, source: list[int], target: list[int]) -> dict[str, Floats]:

@@ -14,7 +14,6 @@ letters become small ones, and what is none of a to z is an unknown letter, as t
 import argparse
 import json
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,11 @@ def convert(source: Path, target: Path) -> None:
     """Writes the folder `target`, which must not exist yet."""
     tensors = read(source)
     files = {"config.json": config_of(tensors["encoder.rnn.weight_hh_l0"].shape[1]), "tokenizer.json": tokenizer()}
-    entries = [Entry(name, "F32", values.shape, partial(chunks, values)) for name, values in tensors.items()]
+    entries = [Entry.of_floats(name, values) for name, values in tensors.items()]
     with new_folder(target) as folder:
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
         write_safetensors(folder / "model.safetensors", entries, {"format": "pt"})
-
-
-def chunks(values: np.ndarray) -> list[np.ndarray]:
-    """A tensor's bytes."""
-    return [np.ascontiguousarray(values).reshape(-1).view(np.uint8)]
 
 
 if __name__ == "__main__":

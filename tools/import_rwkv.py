@@ -10,7 +10,6 @@ import json
 import re
 import struct
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +194,8 @@ def convert(source: Path, target: Path) -> None:
         files["tokenizer.json"] = byte_tokenizer()
     for name, content in files.items():
         (target / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    entries = [Entry(name, "F32", values.shape, partial(chunks, values)) for name, values in made.items()]
+    entries = [Entry.of_floats(name, values) for name, values in made.items()]
     write_safetensors(target / "model.safetensors", entries, {"format": "pt"})
-
-
-def chunks(values: np.ndarray) -> list[np.ndarray]:
-    """A tensor's bytes."""
-    return [np.ascontiguousarray(values).reshape(-1).view(np.uint8)]
 
 
 if __name__ == "__main__":

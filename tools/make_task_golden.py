@@ -134,7 +134,7 @@ def _answers(model: Any, select: Any, encoded: Any, empty: bool) -> list[dict[st
             try:
                 first = one.word_to_chars(one.token_to_word(start), sequence_index=1)[0]
                 last = one.word_to_chars(one.token_to_word(end), sequence_index=1)[1]
-            except Exception:
+            except Exception:  # as the pipeline does, for tokens that are in no word
                 first, last = one.offsets[start][0], one.offsets[end][1]
             text = tasks.CONTEXT[first:last]
             same = next((answer for answer in answers if answer["answer"].lower() == text.lower()), None)

@@ -204,6 +204,12 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[NDArray[np.uint8]]]
 
+    @classmethod
+    def of_floats(cls, name: str, values: NDArray[np.float32]) -> "Entry":
+        """An array as F32."""
+        plain = np.ascontiguousarray(values, np.float32)
+        return cls(name, "F32", values.shape, lambda: [plain.reshape(-1).view(np.uint8)])
+
 
 def write_safetensors(
     path: str | os.PathLike[str], entries: Iterable[Entry], metadata: Mapping[str, str] | None = None

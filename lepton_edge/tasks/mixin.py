@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lepton_edge.checkpoint import Checkpoint
+    from lepton_edge.generate.params import SamplingParams
     from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.models.spec import ModelSpec
     from lepton_edge.tasks.answer_fields import Answers
@@ -40,6 +41,8 @@ class Tasks:
         def folder(self) -> Path: ...
         @property
         def spec(self) -> ModelSpec: ...
+        @property
+        def defaults(self) -> SamplingParams: ...
         @property
         def context(self) -> int: ...
         @property
@@ -302,6 +305,32 @@ class Tasks:
         from lepton_edge.tasks.scoring import perplexity
 
         return perplexity(self, text, context, stride, progress)
+
+    @overload
+    def translate(
+        self, texts: str, source: str | None = None, target: str | None = None, **options: Any
+    ) -> str: ...
+    @overload
+    def translate(
+        self, texts: Iterable[str], source: str | None = None, target: str | None = None, **options: Any
+    ) -> list[str]: ...
+    def translate(
+        self, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
+    ) -> str | list[str]:
+        """A translation of each text: see `tasks.translate.translate`; options: of `tasks.translate.write`."""
+        from lepton_edge.tasks.translate import translate
+
+        return translate(self, texts, source, target, **options)
+
+    @overload
+    def summarize(self, texts: str, **options: Any) -> str: ...
+    @overload
+    def summarize(self, texts: Iterable[str], **options: Any) -> list[str]: ...
+    def summarize(self, texts: str | Iterable[str], **options: Any) -> str | list[str]:
+        """A summary of each text: see `tasks.translate.summarize`; options: of `tasks.translate.write`."""
+        from lepton_edge.tasks.translate import summarize
+
+        return summarize(self, texts, **options)
 
     def transcribe(self, texts: Any, *, max_tokens: int | None = None, errors: str = "raise") -> list[Any]:
         """What a recurrent encoder-decoder writes for each text, such as the sounds of a word: names of its tokens."""

@@ -86,7 +86,7 @@ def build_index(
     raw = [json.dumps(item, ensure_ascii=False).encode("utf-8", "replace") for item in found]
     ends = np.cumsum([len(item) for item in raw], dtype=np.int64)
     entries = [
-        Entry("vectors", "F32", vectors.shape, lambda: [np.ascontiguousarray(vectors).reshape(-1).view(np.uint8)]),
+        Entry.of_floats("vectors", vectors),
         Entry("ends", "I64", ends.shape, lambda: [ends.view(np.uint8)]),
         Entry("passages", "U8", (int(ends[-1]),), lambda: (np.frombuffer(item, np.uint8) for item in raw)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,26 +14,13 @@ from lepton_edge.generate.params import whole
 from lepton_edge.generate.transduce import transduce
 
 if TYPE_CHECKING:
-    from lepton_edge.generate.shared import SharedEngine
-    from lepton_edge.models.spec import ModelSpec
-    from lepton_edge.text import Tokenizer
+    from lepton_edge.tasks.mixin import Tasks
 
 __all__ = ["transcribe"]
 
 
-class Model(Protocol):
-    """What a task needs of `lepton_edge.Model`."""
-
-    _shared: SharedEngine
-
-    @property
-    def spec(self) -> ModelSpec: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
 def transcribe(
-    model: Model, texts: str | Iterable[str], *, max_tokens: int | None = None, errors: str = "raise"
+    model: Tasks, texts: str | Iterable[str], *, max_tokens: int | None = None, errors: str = "raise"
 ) -> list[Any]:
     """What a model writes for each text: the names of the decoder's tokens, the likeliest one each time.
 
@@ -71,14 +58,14 @@ def transcribe(
     return found[0] if one else found  # type: ignore[no-any-return]
 
 
-def _ids(model: Model, name: str, text: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _ids(model: Tasks, name: str, text: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
     """A text's tokens, special ones included."""
     if not isinstance(text, str):
         raise RequestError(f"{name} is {reprlib.repr(text)}; expected a string")
     return token_ids(name, model.tokenizer.encode(text), model.spec.vocab, model.spec.context)
 
 
-def _name(model: Model, token: int) -> str:
+def _name(model: Tasks, token: int) -> str:
     """What a token of the decoder is called."""
     assert model.spec.target is not None, "transduce has looked"
     labels = model.spec.target.labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,11 @@ from lepton_edge.generate.ids import token_ids
 from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, real, whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lepton_edge.checkpoint import Checkpoint
     from lepton_edge.generate.rules import Rules
-    from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.models.fields import Fields
-    from lepton_edge.models.spec import ModelSpec
-    from lepton_edge.text import Tokenizer
+    from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["Seq2SeqTasks", "summarize", "translate", "with_language", "write"]
+__all__ = ["summarize", "translate", "with_language", "write"]
 
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
@@ -34,48 +29,8 @@ MAX_PENALTY = 5.0  # MAX_LENGTH to this power is a float32
 Ids = NDArray[np.int32]
 
 
-class Model(Protocol):
-    """What the tasks need of `lepton_edge.Model`."""
-
-    _shared: SharedEngine
-    _checkpoint: Checkpoint
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def spec(self) -> ModelSpec: ...
-    @property
-    def defaults(self) -> SamplingParams: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
-class Seq2SeqTasks:
-    """The tasks as methods of a model."""
-
-    @overload
-    def translate(self: Model, texts: str, source: str | None = None, target: str | None = None,
-                  **options: Any) -> str: ...  # fmt: skip
-    @overload
-    def translate(self: Model, texts: Iterable[str], source: str | None = None, target: str | None = None,
-                  **options: Any) -> list[str]: ...  # fmt: skip
-    def translate(
-        self: Model, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
-    ) -> str | list[str]:
-        """A translation of each text: see `tasks.translate.translate`; options: of `tasks.translate.write`."""
-        return translate(self, texts, source, target, **options)
-
-    @overload
-    def summarize(self: Model, texts: str, **options: Any) -> str: ...
-    @overload
-    def summarize(self: Model, texts: Iterable[str], **options: Any) -> list[str]: ...
-    def summarize(self: Model, texts: str | Iterable[str], **options: Any) -> str | list[str]:
-        """A summary of each text: see `tasks.translate.summarize`; options: of `tasks.translate.write`."""
-        return summarize(self, texts, **options)
-
-
 def translate(
-    model: Model, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
+    model: Tasks, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
 ) -> str | list[str]:
     """One text gives its translation, several a list.
 
@@ -97,7 +52,7 @@ def translate(
     return found[0] if isinstance(texts, str) else found
 
 
-def summarize(model: Model, texts: str | Iterable[str], **options: Any) -> str | list[str]:
+def summarize(model: Tasks, texts: str | Iterable[str], **options: Any) -> str | list[str]:
     """One text gives its summary, several a list; T5 is told to with its folder's prefix.  options: of `write`."""
     rows = _rows(texts)
     told = model._checkpoint.config.get("task_specific_params")
@@ -108,7 +63,7 @@ def summarize(model: Model, texts: str | Iterable[str], **options: Any) -> str |
 
 
 def write(
-    model: Model, sources: Sequence[str | Sequence[Any] | NDArray[Any]], *, beams: int | None = None,
+    model: Tasks, sources: Sequence[str | Sequence[Any] | NDArray[Any]], *, beams: int | None = None,
     max_tokens: int | None = None, forced_first: int | None = None, length_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None, temperature: float | None = None, **sampling: Any,
 ) -> list[str]:  # fmt: skip
@@ -164,7 +119,7 @@ def _early(fields: Fields) -> bool | str:
     return "never"
 
 
-def _rules(model: Model, fields: Fields, most: int | None, first: int | None, no_repeat: int | None,
+def _rules(model: Tasks, fields: Fields, most: int | None, first: int | None, no_repeat: int | None,
            params: SamplingParams) -> Rules:  # fmt: skip
     """What the folder and the arguments say of the tokens of a text."""
     from lepton_edge.generate.rules import Rules
@@ -202,14 +157,14 @@ def _rows(texts: str | Iterable[str]) -> list[str]:
     return rows
 
 
-def _ids(model: Model, i: int, row: str | Sequence[Any] | NDArray[Any]) -> Ids:
+def _ids(model: Tasks, i: int, row: str | Sequence[Any] | NDArray[Any]) -> Ids:
     """A source as ids."""
     assert model.spec.encoder is not None
     given: Any = model.tokenizer.encode(row) if isinstance(row, str) else row
     return token_ids(f"source {i}", given, model.spec.encoder.vocab, model._shared.engine.context)
 
 
-def _language(model: Model, name: str, code: str) -> int:
+def _language(model: Tasks, name: str, code: str) -> int:
     """The id of a language's token."""
     for spelled in (code, f"__{code}__") if isinstance(code, str) else ():
         found = model.tokenizer.added_id(spelled)
@@ -221,7 +176,7 @@ def _language(model: Model, name: str, code: str) -> int:
     )
 
 
-def with_language(model: Model, ids: list[int], language: int | None) -> list[int]:
+def with_language(model: Tasks, ids: list[int], language: int | None) -> list[int]:
     """A source that says its language where the tokenizer's own one says another, or else in front."""
     if language is None:
         return ids

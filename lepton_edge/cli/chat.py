@@ -24,6 +24,7 @@ from lepton_edge.cli.options import (
     given,
     use_adapter,
 )
+from lepton_edge.cli.output import CONTROLS
 from lepton_edge.errors import LeptonError, RequestError
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ HELP = """\
 Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.
 A message that begins with / needs a space before it."""
 
-# What could move the cursor or worse; a tab and a new line are shown.
-CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 
 

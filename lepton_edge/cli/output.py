@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 WIDTH = 80
+# What could move the cursor or worse; a tab and a new line are shown.
+CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<", width: int = WIDTH) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lepton_edge.cli.options import add_engine_options
-from lepton_edge.cli.output import Progress, shorten, table
+from lepton_edge.cli.output import CONTROLS, Progress, shorten, table
 from lepton_edge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Writer:
         """Writes the table; -> the exit code, 1 where an answer was an error."""
         if self._rows:
             columns = self._columns + (["error"] if self.failed else [])
-            cells = [[shorten(" ".join(_cell(row.get(name)).split()), CELL) for name in columns] for row in self._rows]
+            cells = [[_shown(row.get(name)) for name in columns] for row in self._rows]
             align = "".join(">" if all(map(_is_number, column)) else "<" for column in zip(*cells, strict=True))
             print(table(columns, cells, align))
         if self.failed:
@@ -149,6 +149,11 @@ def _cell(value: Any) -> str:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return _plain(text)
+
+
+def _shown(value: Any) -> str:
+    """A cell of a table: one line, short, without what could control the terminal."""
+    return shorten(" ".join(_cell(value).split()).translate(CONTROLS), CELL)
 
 
 def _is_number(text: str) -> bool:

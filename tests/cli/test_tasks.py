@@ -57,6 +57,11 @@ def test_classify(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytes
     assert page.read_text(encoding="utf-8").count("<span") == 3
 
 
+def test_tables_do_not_control_the_terminal(folders: Path, capsys: Any) -> None:
+    table = run(capsys, "classify", "-m", folders / "classes", "the \x1b]0;owned\x07 cat\x9b2J")
+    assert table.isascii() is False and not set(table) & {chr(c) for c in (*range(10), *range(11, 32), *range(127, 160))}
+
+
 def test_zero_shot(folders: Path, capsys: Any) -> None:
     options = ["--labels", ",".join(tasks.HYPOTHESES), "--hypothesis", "this is {} .", "-k", 0, "-o", "json"]
     found = lines(run(capsys, "classify", "-m", folders / "nli", *options, tasks.TEXTS[0]))

@@ -1,5 +1,6 @@
 """Shared by all tests: a seeded hypothesis profile, and where the measurement data lies, if it is there."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ from hypothesis import settings
 
 settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("seeded")
+
+# Begun in the background, as by nohup, this process ignores Ctrl-C, and so would those that it starts: tests of it hang.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("seeded")
 
-# Begun in the background, as by nohup, this process ignores Ctrl-C, and so would those that it starts: tests of it hang.
+# Begun in the background, as by nohup, this process and those that it starts would ignore Ctrl-C, and tests hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,0 +1,36 @@
+"""Sizes and offsets that the CUDA kernels and the code that feeds them agree on.  Plain numbers.
+
+The op table, the packed weights and the names of the ops are those of the CPU (`kernels/ops.py`, `kernels/layout.py`).
+Activations have other shapes in int8: all codes [room, 32 groups], then float scales [groups, room], where room is the
+number of tokens that there is memory for, so that neighbours in a warp read neighbours.  A page of the cache holds, for
+each layer and key/value head, K [PAGE, D] and V [PAGE, D] as f16 or f32, or as q8 codes [PAGE, 32 groups] of K, then V,
+then f16 scales [PAGE, groups] of both.
+"""
+
+from ..layout import GROUP, PAGE
+
+__all__ = [
+    "COUNTS", "DECODE", "ENDS", "FIRSTS", "HEADER", "HEATS", "IDS", "MAX_HEAD", "MEMORY_ENDS", "MEMORY_PAGES", "PAGES",
+    "PARTIALS", "PICKS", "POSITIONS", "ROOM", "SEGMENTS", "SPLITS", "TILES", "head_bytes",
+]  # fmt: skip
+
+# The header of a step, int64 each, as byte offsets.  COUNTS: tokens, wanted ones (as `ops.COUNT` numbers them), tiles,
+# sequences.  ROOM: of tokens and of wanted ones.  The others are addresses: int64 lists for the tokens, but for PICKS,
+# of the wanted ones, HEATS, float32 of those, FIRSTS, of the sequences, and TILES, pairs (first token, tokens).  PAGES
+# and MEMORY_PAGES: for each token the address of the list of its sequence's pages, and of its memory's.
+COUNTS, ROOM = 0, 32
+(
+    IDS, POSITIONS, PICKS, SEGMENTS, ENDS, MEMORY_ENDS, FIRSTS, HEATS, TILES, PAGES, MEMORY_PAGES, PARTIALS,
+) = (48 + 8 * i for i in range(12))  # fmt: skip
+HEADER = 48 + 8 * 12
+
+DECODE = 64  # tokens of a step whose sizes are few enough to keep a graph of each
+SPLITS = 64  # parts that the positions of a token are split into, at most
+MAX_HEAD = 256  # numbers of a head, at most
+
+
+def head_bytes(kv_dtype: str, head_dim: int) -> int:
+    """Bytes of one head's keys and values in a page, never more than the CPU's (`layout.kv_bytes`)."""
+    if kv_dtype == "q8":
+        return 2 * PAGE * -(-head_dim // GROUP) * (GROUP + 2)
+    return 2 * PAGE * head_dim * {"f16": 2, "f32": 4}[kv_dtype]

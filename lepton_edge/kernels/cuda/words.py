@@ -1,0 +1,8 @@
+"""The vocabulary of the CUDA kernels: PTX, or what the simulator has for it."""
+
+from numba import config
+
+if config.ENABLE_CUDASIM:
+    from .simulated import *
+else:
+    from .ptx import *

@@ -17,7 +17,7 @@ from .common import F0, F1, at, block_sum, count, item, items, put_group, room
 from .layout import ENDS, PICKS, POSITIONS
 from .words import LANES, get_f32, get_i64, jit, put_f32
 
-__all__ = ["KERNELS"]
+__all__ = ["KERNELS", "fields", "records_kernel"]
 
 HALF, SEVEN = np.float32(0.5), np.float32(7)
 ROOT_HALF = np.float32(0.5**0.5)
@@ -65,17 +65,17 @@ def norm_kernel(op: str) -> Callable[..., None]:
     return kernel
 
 
-def quantize_kernel() -> Callable[..., None]:
-    """A token's row as int8 groups, for the packed matrix products."""
-    f = fields("quantize")
-    X, LDX, RECORDS, GROUPS = (f[name] for name in ("x", "ldx", "records", "groups"))
+def records_kernel(op: str, x: str, ldx: str) -> Callable[..., None]:
+    """The field x of an op's row, a token's floats, as int8 groups, for the packed matrix products."""
+    f = fields(op)
+    X, LDX, RECORDS, GROUPS = f[x], f[ldx], f["records"], f.get("groups", 0)
 
     def kernel(row, context, extra):
-        groups = at(row, GROUPS)
+        ld = at(row, LDX)
+        groups = at(row, GROUPS) if GROUPS != 0 else ld // GROUP
         for i in range(item(), count(row, context) * groups, items()):
             t, g = i // groups, i % groups
-            x = at(row, X) + (t * at(row, LDX) + g * GROUP) * 4
-            put_group(x, at(row, RECORDS), groups, room(row, context), t, g)
+            put_group(at(row, X) + (t * ld + g * GROUP) * 4, at(row, RECORDS), groups, room(row, context), t, g)
 
     return kernel
 
@@ -237,7 +237,7 @@ def average_kernel() -> Callable[..., None]:
 KERNELS: dict[str, Callable[[], Any]] = {
     "rms_norm": lambda: norm_kernel("rms_norm"),
     "layer_norm": lambda: norm_kernel("layer_norm"),
-    "quantize": quantize_kernel,
+    "quantize": lambda: records_kernel("quantize", "x", "ldx"),
     "activate": lambda: activate_kernel("activate"),
     **{f"activate_{name}": lambda name=name: activate_kernel(f"gated_{name}") for name in PACKED[:2]},
     "squash": squash_kernel,

@@ -2,16 +2,14 @@
 
 The op table, the packed weights and the names of the ops are those of the CPU (`kernels/ops.py`, `kernels/layout.py`).
 Activations have other shapes in int8: all codes [room, 32 groups], then float scales [groups, room], where room is the
-number of tokens that there is memory for, so that neighbours in a warp read neighbours.  A page of the cache holds, for
-each layer and key/value head, K [PAGE, D] and V [PAGE, D] as f16 or f32, or as q8 codes [PAGE, 32 groups] of K, then V,
-then f16 scales [PAGE, groups] of both.
+number of tokens that there is memory for, so that neighbours in a warp read neighbours.  A head's keys and values take as
+much of a page as on the CPU, but lie otherwise: K [PAGE, D], then V [PAGE, D], as f16 or f32; or as q8: codes [PAGE, 32
+groups] of K, then V, then f16 scales [PAGE, groups] of both.
 """
 
-from ..layout import GROUP, PAGE
-
 __all__ = [
-    "COUNTS", "DECODE", "ENDS", "FIRSTS", "HEADER", "HEATS", "IDS", "MAX_HEAD", "MEMORY_ENDS", "MEMORY_PAGES", "PAGES",
-    "PARTIALS", "PICKS", "POSITIONS", "ROOM", "SEGMENTS", "SPLITS", "TILES", "head_bytes",
+    "COUNTERS", "COUNTS", "DECODE", "ENDS", "FIRSTS", "HEADER", "HEATS", "IDS", "MAX_HEAD", "MEMORY_ENDS", "MEMORY_PAGES", "PAGES",
+    "PARTIALS", "PARTS", "PICKS", "POSITIONS", "ROOM", "SEGMENTS", "SPLITS", "TILES",
 ]  # fmt: skip
 
 # The header of a step, int64 each, as byte offsets.  COUNTS: tokens, wanted ones (as `ops.COUNT` numbers them), tiles,
@@ -26,11 +24,7 @@ HEADER = 48 + 8 * 12
 
 DECODE = 64  # tokens of a step whose sizes are few enough to keep a graph of each
 SPLITS = 64  # parts that the positions of a token are split into, at most
+PARTS = 1024  # parts of all tokens and key heads of a step, at most
+COUNTERS = 4 * PARTS  # bytes of a counter for each (token, key head), at PARTIALS, before the parts
 MAX_HEAD = 256  # numbers of a head, at most
 
-
-def head_bytes(kv_dtype: str, head_dim: int) -> int:
-    """Bytes of one head's keys and values in a page, never more than the CPU's (`layout.kv_bytes`)."""
-    if kv_dtype == "q8":
-        return 2 * PAGE * -(-head_dim // GROUP) * (GROUP + 2)
-    return 2 * PAGE * head_dim * {"f16": 2, "f32": 4}[kv_dtype]

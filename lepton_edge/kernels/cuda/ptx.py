@@ -13,8 +13,9 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 __all__ = [
-    "LANES", "WIDTH", "Emit", "add_shared_i32", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64",
-    "get_i8", "get_shared_f32", "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "unrolled", "warp_max",
+    "LANES", "WIDTH", "Emit", "add_shared_i32", "arrive", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
+    "get_i8", "get_shared_f32", "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
+    "warp_max",
     "warp_sum", "zeros",
 ]  # fmt: skip
 
@@ -109,8 +110,18 @@ class Emit:
     def add_f(self, a: Any, c: Any) -> Any:
         return self.b.fadd(a, c)
 
+    def sub_f(self, a: Any, c: Any) -> Any:
+        return self.b.fsub(a, c)
+
+    def min_f(self, a: Any, c: Any) -> Any:
+        return asm(self.b, "min.f32 $0, $1, $2;", [F32], [a, c], True)[0]
+
     def mul_f(self, a: Any, c: Any) -> Any:
         return self.b.fmul(a, c)
+
+    def permute(self, a: Any, c: Any, order: int) -> Any:
+        """Four of the eight bytes of two registers, the lowest first: `prmt`."""
+        return asm(self.b, f"prmt.b32 $0, $1, $2, {order};", [I32], [a, c], True)[0]
 
     def fma(self, a: Any, c: Any, d: Any) -> Any:
         return asm(self.b, "fma.rn.f32 $0, $1, $2, $3;", [F32], [a, c, d], True)[0]
@@ -198,6 +209,17 @@ class Emit:
         names = "{" + ", ".join(f"${i + 1}" for i in range(len(values))) + "}" if len(values) > 1 else "$1"
         wide = f".v{len(values)}" if len(values) > 1 else ""
         asm(self.b, f"st.shared{wide}.b32 [$0+{offset}], {names};", [], [address, *self.as_bits(values)], False)
+
+    def within(self, x: Any, i: int, first: Any, last: Any) -> Any:
+        """x where first <= i <= last, else -inf."""
+        at = ir.Constant(I32, i)
+        seen = self.b.and_(self.b.icmp_signed("<=", first, at), self.b.icmp_signed("<=", at, last))
+        return self.b.select(seen, x, ir.Constant(F32, float("-inf")))
+
+    def eighth(self, address: Any, d: int, offset: int) -> list[Any]:
+        """d / 8 numbers of 16 bits at an address, as registers."""
+        wide = 4 if d % 64 == 0 else 2
+        return [bits for i in range(0, d // 16, wide) for bits in self.load(address, wide, offset + 4 * i)]
 
     def as_bits(self, values: Sequence[Any]) -> list[Any]:
         return [self.b.bitcast(value, I32) if value.type == F32 else value for value in values]
@@ -296,12 +318,20 @@ put_f32 = word("st.global.f32 [$0], $1;", "", "b64", "f32")
 put_i32 = word("st.global.b32 [$0], $1;", "", "b64", "b32")
 put_i8 = word("st.global.b8 [$0], $1;", "", "b64", "b32")
 put_f16 = word("{.reg .b16 h; cvt.rn.f16.f32 h, $1; st.global.b16 [$0], h;}", "", "b64", "f32")
+get_fresh_f32 = word("ld.global.cg.f32 $0, [$1];", "f32", "b64")  # what other blocks of the kernel have written
+exp2 = word("ex2.approx.ftz.f32 $0, $1;", "f32", "f32", pure=True)
 get_shared_f32 = word("ld.shared.f32 $0, [$1];", "f32", "b32")
 put_shared_f32 = word("st.shared.f32 [$0], $1;", "", "b32", "f32")
 round_i32 = word("cvt.rni.s32.f32 $0, $1;", "b32", "f32", pure=True)
 # Counts a block that has written its part, and sees what those counted before have written.
 arrive = word("atom.acq_rel.gpu.global.add.s32 $0, [$1], 1;", "b32", "b64")
 add_shared_i32 = cuda.atomic.add
+
+
+@jit
+def sync_warp():
+    """What a lane wrote before, the others read after."""
+    cuda.syncwarp()
 
 
 @jit

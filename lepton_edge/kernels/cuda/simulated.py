@@ -11,7 +11,8 @@ from numba import cuda
 
 __all__ = [
     "LANES", "WIDTH", "add_shared_i32", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
-    "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "warp_max", "warp_sum",
+    "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
+    "warp_sum",
 ]  # fmt: skip
 
 LANES = 1
@@ -68,6 +69,10 @@ def arrive(address: int) -> int:
 
 def add_shared_i32(array: Any, i: int, x: int) -> int:
     return cuda.atomic.add(array, i, x)
+
+
+def sync_warp() -> None:
+    pass
 
 
 def warp_sum(x: Any) -> Any:

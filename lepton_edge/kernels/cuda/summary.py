@@ -1,0 +1,199 @@
+"""What a sampler asks of a token's logits (see `kernels/summary.py`): maxima of blocks, the likeliest tokens, sums.
+
+`block_peaks` has a warp for each chunk of logits.  `top` has a block for each token: the TOP-th largest maximum bounds
+what the likeliest logits are; of the blocks that reach it the TOP-th largest logit is found, exactly, eight bits of its
+place among the floats at a time; then those that reach it are put in order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from ..layout import TOP, TOP_BLOCK, TOP_CHUNK
+from .common import F0, F1, at, count, item, items
+from .elementwise import fields
+from .layout import HEATS
+from .words import LANES, add_shared_i32, get_f32, get_i32, jit, put_f32, put_i32, warp_max, warp_sum
+
+__all__ = ["KERNELS"]
+
+PEAKS, LIKELIEST = fields("block_peaks"), fields("top")
+X, LDX, N, PEAKS_Y, PEAKS_LDY = (PEAKS[name] for name in ("x", "ldx", "n", "y", "ldy"))
+TOP_X, TOP_LDX, TOP_N, TOP_PEAKS, TOP_LDP, TOP_Y, TOP_LDY, TOP_IDS = (
+    LIKELIEST[name] for name in ("x", "ldx", "n", "peaks", "ldp", "y", "ldy", "ids")
+)
+BLOCKS = TOP_CHUNK // TOP_BLOCK
+NOTHING, LOWEST = np.float32(-np.inf), np.float32(np.finfo(np.float32).min)
+BINS = 256
+MAX_THREADS = 512
+
+
+def peaks_kernel() -> Callable[..., None]:
+    """Maxima of blocks (-inf past the last logit), and for each chunk the sums of exp(x - its largest), plain and
+    heated.  NaN is not among the maxima, and makes the sums NaN."""
+
+    def kernel(row, context, extra):
+        n, lane = at(row, N), cuda.threadIdx.x % LANES
+        chunks = (n + TOP_CHUNK - 1) // TOP_CHUNK
+        for i in range(item(), count(row, context) * chunks, items()):
+            m, c = i // chunks, i % chunks
+            x, y = at(row, X) + m * at(row, LDX) * 4, at(row, PEAKS_Y) + m * at(row, PEAKS_LDY) * 4
+            heat, peak = get_f32(at(context, HEATS) + 4 * m), LOWEST
+            for b in range(c * BLOCKS, (c + 1) * BLOCKS):
+                largest = NOTHING
+                for j in range(b * TOP_BLOCK + lane, min(n, (b + 1) * TOP_BLOCK), LANES):
+                    value = get_f32(x + 4 * j)
+                    if value > largest:
+                        largest = value
+                largest = warp_max(largest)
+                if lane == 0:
+                    put_f32(y + 4 * b, largest)
+                peak = max(peak, largest)
+            total, heated = F0, F0
+            for j in range(c * TOP_CHUNK + lane, min(n, (c + 1) * TOP_CHUNK), LANES):
+                away = get_f32(x + 4 * j) - peak
+                total += math.exp(away)
+                heated += math.exp(away * heat)
+            total, heated = warp_sum(total), warp_sum(heated)
+            if lane == 0:
+                put_f32(y + 4 * (chunks * BLOCKS + c), total)
+                put_f32(y + 4 * (chunks * BLOCKS + chunks + c), heated)
+
+    return kernel
+
+
+@jit
+def order_of(address):
+    """The place of a float among all, as 32 bits that rise with it; NaN is 0, below all others."""
+    bits = np.int64(get_i32(address)) & 0xFFFFFFFF
+    if (bits & 0x7FFFFFFF) > 0x7F800000:
+        return np.int64(0)
+    return bits ^ 0xFFFFFFFF if bits >> 31 else bits | 0x80000000
+
+
+@jit
+def nth(x, peaks, limit, n, blocks, wanted, bins):
+    """The order of the `wanted`-th largest of n floats at x, of the blocks alone whose order in `peaks` reaches
+    `limit` (0: of all); 0 where there are fewer."""
+    thread, threads, found = cuda.threadIdx.x, cuda.blockDim.x, np.int64(0)
+    for shift in range(24, -1, -8):
+        for i in range(thread, BINS + 2, threads):
+            bins[i] = 0
+        cuda.syncthreads()
+        for b in range(thread // TOP_BLOCK, blocks, max(1, threads // TOP_BLOCK)):
+            if limit == 0 or order_of(peaks + 4 * b) >= limit:
+                for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
+                    order = order_of(x + 4 * i)
+                    if order > 0 and order >> (shift + 8) == found >> (shift + 8):
+                        add_shared_i32(bins, (order >> shift) & 255, 1)
+        cuda.syncthreads()
+        if thread == 0:
+            left, digit = wanted, BINS - 1
+            while digit >= 0 and bins[digit] < left:
+                left -= bins[digit]
+                digit -= 1
+            bins[BINS], bins[BINS + 1] = digit, left
+        cuda.syncthreads()
+        digit, wanted = bins[BINS], bins[BINS + 1]
+        cuda.syncthreads()
+        if digit < 0:
+            return np.int64(0)
+        found |= np.int64(digit) << shift
+    return found
+
+
+@jit
+def total_of(peaks, sums, chunks, peak, heat, shares, write):
+    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`, by a warp; its terms
+    go to `shares`."""
+    lane, total = cuda.threadIdx.x % LANES, F0
+    for c in range(lane, chunks, LANES):
+        largest = LOWEST
+        for b in range(c * BLOCKS, (c + 1) * BLOCKS):
+            largest = max(largest, get_f32(peaks + 4 * b))
+        share = get_f32(sums + 4 * c) * math.exp((largest - peak) * heat)
+        if write:
+            put_f32(shares + 4 * c, share)
+        total += share
+    return warp_sum(total)
+
+
+def top_kernel() -> Callable[..., None]:
+    """The TOP largest logits, falling, equal ones by id; after them the two sums, and each chunk's share of the second;
+    their ids.  Where there are fewer: -inf and 0."""
+
+    def kernel(row, context, extra):
+        bins = cuda.shared.array(BINS + 2, np.int32)
+        starts = cuda.shared.array(MAX_THREADS, np.int32)
+        held = cuda.shared.array(2 * TOP, np.int32)  # ids of those above the last, then of those that equal it
+        found = cuda.shared.array(1, np.int32)
+        thread, threads, n = cuda.threadIdx.x, cuda.blockDim.x, at(row, TOP_N)
+        m = cuda.blockIdx.x
+        x, peaks = at(row, TOP_X) + m * at(row, TOP_LDX) * 4, at(row, TOP_PEAKS) + m * at(row, TOP_LDP) * 4
+        y, ids = at(row, TOP_Y) + m * at(row, TOP_LDY) * 4, at(row, TOP_IDS) + m * TOP * 4
+        blocks, chunks = (n + TOP_BLOCK - 1) // TOP_BLOCK, (n + TOP_CHUNK - 1) // TOP_CHUNK
+        limit = nth(peaks, peaks, 0, blocks, (blocks + TOP_BLOCK - 1) // TOP_BLOCK, TOP, bins)
+        last = nth(x, peaks, limit, n, blocks, TOP, bins)  # 0: all of them, but for NaN
+        if thread == 0:
+            found[0] = 0
+        # A thread has neighbouring blocks, so that equal logits stay in order.
+        share, equals = (blocks + threads - 1) // threads, 0
+        cuda.syncthreads()
+        for b in range(thread * share, min(blocks, (thread + 1) * share)):
+            if order_of(peaks + 4 * b) >= limit:
+                for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
+                    order = order_of(x + 4 * i)
+                    if order > last:
+                        held[add_shared_i32(found, 0, 1)] = i
+                    elif order == last and order > 0:
+                        equals += 1
+        starts[thread] = equals
+        cuda.syncthreads()
+        if thread == 0:
+            total = 0
+            for i in range(threads):
+                total, starts[i] = total + starts[i], total
+        cuda.syncthreads()
+        place = starts[thread]
+        if equals > 0:
+            for b in range(thread * share, min(blocks, (thread + 1) * share)):
+                if order_of(peaks + 4 * b) >= limit:
+                    for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
+                        if order_of(x + 4 * i) == last:
+                            if place < TOP:
+                                held[TOP + place] = i
+                            place += 1
+        cuda.syncthreads()
+        above = found[0]
+        for i in range(thread, TOP, threads):
+            if i >= above:
+                there = last > 0
+                token = held[TOP + i - above] if there else 0
+                put_i32(ids + 4 * i, token)
+                put_f32(y + 4 * i, get_f32(x + 4 * token) if there else NOTHING)
+        for i in range(thread, above, threads):
+            token, rank = held[i], 0
+            mine = order_of(x + 4 * token)
+            for j in range(above):
+                other = order_of(x + 4 * held[j])
+                if other > mine or (other == mine and held[j] < token):
+                    rank += 1
+            put_i32(ids + 4 * rank, token)
+            put_f32(y + 4 * rank, get_f32(x + 4 * token))
+        cuda.syncthreads()
+        if thread < LANES:
+            peak, heat = max(get_f32(y), LOWEST), get_f32(at(context, HEATS) + 4 * m)
+            sums = peaks + 4 * chunks * BLOCKS
+            plain = total_of(peaks, sums, chunks, peak, F1, y, False)
+            heated = total_of(peaks, sums + 4 * chunks, chunks, peak, heat, y + 4 * (TOP + 2), True)
+            if thread == 0:
+                put_f32(y + 4 * TOP, plain)
+                put_f32(y + 4 * TOP + 4, heated)
+
+    return kernel
+
+
+KERNELS: dict[str, Callable[[], Any]] = {"block_peaks": peaks_kernel, "top": top_kernel}

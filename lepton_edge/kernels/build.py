@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .library import digest
+from .objects import digest
 
 ALLOWED = {"memset", "memcpy", "memmove"}
 MODULES = (

@@ -44,7 +44,7 @@ from .cpu import default_threads
 from .crew import Crew
 from .inputs import Inputs, read_segments
 from .memory import aligned_zeros
-from .pages import Pages
+from .pages import HostPages, Pages
 from .plan import MAX_BATCH, Plan
 from .pool import Pool, yield_address
 from .profile import Profile
@@ -76,33 +76,34 @@ class Engine:
     One step runs at a time: calls from several threads wait for each other.
     """
 
+    max_batch = MAX_BATCH
+
     def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
                  threads: int, isa: str, notify: Callable[[str], None] | None = None,
                  beside: "Engine | None" = None) -> None:  # fmt: skip
         """Binds the program; see `load`.  beside: an engine with the same pages and threads, which lets one run."""
         self.program, self.spec, self.threads, self.isa = program, spec, threads, isa
         self.vocab, self.context = program.vocab, program.context
-        self.max_batch = MAX_BATCH
         self._source, self._weight, self._notify = source, weight, notify
         self._lock = threading.Lock()
-        self._pages: Pages = beside._pages if beside else Pages(program.page_bytes, program.context, MAX_SLOTS)
+        self._pages: Pages[Any] = beside._pages if beside else self._new_pages()
         self._states = States(program.state_bytes, MAX_SLOTS)
         self._ropes: dict[str, NDArray[np.float32]] = {
             name: aligned_zeros(program.context * rope.dim * 4).view(np.float32).reshape(program.context, rope.dim)
             for name, rope in program.ropes.items()
         }
         self._ropes_filled = 0
-        self._kernels = kernels([*program.ops(), "walk"], isa, notify)
-        self._plan = Plan(program, self._kernels, self._ropes, threads)
+        self._plan = self._new_plan(program)
         self.max_wanted = self._plan.max_wanted
-        self._inputs = Inputs(MAX_BATCH, program.query_tile)
+        self._inputs = self._new_inputs(self.max_batch)
         self._counts = np.zeros(5, np.int64)
         self._heats = np.ones(self.max_wanted, np.float32)
         self._summaries: dict[int, Summary] = {}
         self._scratch = aligned_zeros(program.scratch_bytes * threads)
         self._partials = aligned_zeros(program.partial_bytes)
         self._split_counters = self._partials[: 8 * SPLIT_ITEMS].view(np.int64)
-        self._pool: Pool = beside._pool if beside else Pool(callable_kernel(self._kernels["walk"]), threads)
+        walk = kernels(["walk"], isa, notify)["walk"]
+        self._pool: Pool = beside._pool if beside else Pool(callable_kernel(walk), threads)
         self._profile: Profile | None = None
         self.decoder: Engine | None = None  # of the model's target
         self._crew = Crew(threads)
@@ -148,15 +149,19 @@ class Engine:
 
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
-        if spec.encoder is not None:
-            from .pair import PairEngine
-
-            cls = PairEngine
-        engine = cls(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
+        kind = cls if spec.encoder is None else cls._of_pairs()
+        engine = kind(build_program(spec, weight, kv_dtype, length), spec, source, weight, threads, isa, notify)
         if spec.target is not None:
             engine.decoder = cls.load(source, spec.target.spec, format=format, threads=threads, isa=isa,
                                       kv_dtype=kv_dtype, notify=notify)  # fmt: skip
         return engine
+
+    @classmethod
+    def _of_pairs(cls) -> "type[Engine]":
+        """The engine for encoder-decoders."""
+        from .pair import PairEngine
+
+        return PairEngine
 
     def add_adapter(self, adapter: "Adapter") -> Plan:
         """What `forward` and `step` need to run the model with an adapter, beside the weights as they are.
@@ -167,14 +172,28 @@ class Engine:
         program = build_program(self.spec, self._weight, base.kv_dtype, base.context, adapter)
         same = (program.page_bytes, program.state_bytes, program.partial_bytes, program.ropes)
         assert same == (base.page_bytes, base.state_bytes, base.partial_bytes, base.ropes), "one cache serves both"
-        found = kernels(program.ops(), self.isa, self._notify)
-        plan = Plan(program, found, self._ropes, self.threads, self._plan)
+        plan = self._new_plan(program, self._plan)
         with self._lock:
             self._pool.drain()
             if program.scratch_bytes > self._context[SCRATCH_STRIDE // 8]:
                 self._scratch = aligned_zeros(program.scratch_bytes * self.threads)
                 self._point({SCRATCH: self._scratch.ctypes.data, SCRATCH_STRIDE: program.scratch_bytes})
         return plan
+
+    # -- what other executors have otherwise ----------------------------------------------------------------------------
+
+    def _new_pages(self) -> Pages[Any]:
+        """An empty cache."""
+        return HostPages(self.program.page_bytes, self.program.context, MAX_SLOTS)
+
+    def _new_inputs(self, room: int) -> Inputs:
+        """What a step of at most `room` tokens is told."""
+        return Inputs(room, self.program.query_tile)
+
+    def _new_plan(self, program: Program, base: Plan | None = None, room: int = MAX_BATCH) -> Plan:
+        """A program bound to memory, beside the model's own where it is another one's."""
+        found = kernels([*program.ops(), "walk"], self.isa, self._notify)
+        return Plan(program, found, self._ropes, self.threads, base, room)
 
     # -- sequences ------------------------------------------------------------------------------------------------
 
@@ -257,7 +276,7 @@ class Engine:
             out = np.empty((len(picks), plan.program.buffers[name].columns), np.float32)
             start = done = 0
             while start < len(ids):
-                stop = min(start + MAX_BATCH, len(ids))
+                stop = min(start + self.max_batch, len(ids))
                 limit = done + self.max_wanted  # a step stops before a token whose logits there is no room for
                 if limit < len(picks) and picks[limit] < stop:
                     stop = int(picks[limit])
@@ -281,8 +300,8 @@ class Engine:
             self._check_causal(True)
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             n, m = len(ids), len(picks)
-            if n > MAX_BATCH or m > self.max_wanted:
-                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {MAX_BATCH} and {self.max_wanted}")
+            if n > self.max_batch or m > self.max_wanted:
+                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {self.max_batch} and {self.max_wanted}")
             if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
                 raise RequestError(f"temperatures: expected {m} numbers above 0")
             for i in range(m):
@@ -377,9 +396,9 @@ class Engine:
         if tokens > self._plan.room:
             room = max(tokens, min(self.context, 2 * self._plan.room))
             self._pool.drain()
-            self._inputs = Inputs(room, self.program.query_tile)
+            self._inputs = self._new_inputs(room)
             self._point(self._inputs.addresses())
-            self._plan = Plan(self.program, self._kernels, self._ropes, self.threads, room=room)
+            self._plan = self._new_plan(self.program, room=room)
 
     @contextlib.contextmanager
     def profile(self) -> Iterator[Profile]:
@@ -425,7 +444,7 @@ class Engine:
         return self._summaries[m]
 
     def _step(self, plan: Plan, rows: int, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
-        """One pass over the first rows of a program for at most MAX_BATCH checked tokens."""
+        """One pass over the first rows of a program for at most `max_batch` checked tokens."""
         self._source.check_unchanged()
         profile = self._profile if plan is self._plan else None
         n, m = len(ids), len(picks)

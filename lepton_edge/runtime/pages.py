@@ -4,6 +4,8 @@ A page holds all layers.  Pages that a sequence gives back are kept for the next
 share pages; one is copied when a sequence is about to write to it.
 """
 
+from typing import Generic, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,22 +13,24 @@ from ..errors import RequestError
 from ..kernels.layout import PAGE
 from .memory import aligned_zeros
 
-__all__ = ["Pages"]
+__all__ = ["HostPages", "Pages"]
+
+Page = TypeVar("Page")
 
 
-class Pages:
+class Pages(Generic[Page]):
     """Which page holds which positions of which sequence (slot).
 
     table: int64 [slots, pages of a full context], addresses.  lengths: cached positions of each open slot.
-    page_bytes 0, as of a model without attention: there are no pages.
+    page_bytes 0, as of a model without attention: there are no pages.  What a page is, subclasses say.
     """
 
     def __init__(self, page_bytes: int, context: int, slots: int) -> None:
         self._page_bytes, self.context = page_bytes, context
         self.table: NDArray[np.int64] = np.zeros((slots, -(-context // PAGE) if page_bytes else 1), np.int64)
         self.lengths: dict[int, int] = {}
-        self._held: dict[int, list[NDArray[np.uint8]]] = {}
-        self._spare: list[NDArray[np.uint8]] = []
+        self._held: dict[int, list[Page]] = {}
+        self._spare: list[Page] = []
         self._more: dict[int, int] = {}  # how many sequences but one have a page, by its address
         self._made = 0
 
@@ -68,7 +72,7 @@ class Pages:
         self.lengths[other], self._held[other] = self.lengths[slot], list(self._held[slot])
         self.table[other] = self.table[slot]
         for page in self._held[other]:
-            self._more[page.ctypes.data] = self._more.get(page.ctypes.data, 0) + 1
+            self._more[self._address(page)] = self._more.get(self._address(page), 0) + 1
         return other
 
     def check(self, slot: int) -> None:
@@ -80,27 +84,30 @@ class Pages:
         """See to it that positions 0 … positions-1 of a sequence have memory."""
         held, first = self._held[slot], self.lengths[slot] // PAGE
         for i in range(first, len(held) if self._more else first):
-            if held[i].ctypes.data in self._more:
+            if self._address(held[i]) in self._more:
                 mine = self._new_page()
-                mine[:] = held[i]
+                self._copy(mine, held[i])
                 self._give_back(held[i])
-                self.table[slot, i], held[i] = mine.ctypes.data, mine
+                self.table[slot, i], held[i] = self._address(mine), mine
         while self._page_bytes and len(held) * PAGE < positions:
             page = self._new_page()
-            self.table[slot, len(held)] = page.ctypes.data
+            self.table[slot, len(held)] = self._address(page)
             held.append(page)
 
-    def _new_page(self) -> NDArray[np.uint8]:
+    def _new_page(self) -> Page:
         if self._spare:
-            return self._spare.pop()
+            page = self._spare.pop()
+            self._clear(page)
+            return page
+        page = self._make()
         self._made += 1
-        return aligned_zeros(self._page_bytes)
+        return page
 
-    def _give_back(self, page: NDArray[np.uint8]) -> None:
+    def _give_back(self, page: Page) -> None:
         """One sequence has the page no more."""
-        more = self._more.pop(page.ctypes.data, 0)
+        more = self._more.pop(self._address(page), 0)
         if more > 1:
-            self._more[page.ctypes.data] = more - 1
+            self._more[self._address(page)] = more - 1
         elif not more:
             self._spare.append(page)
 
@@ -108,3 +115,31 @@ class Pages:
     def nbytes(self) -> int:
         """Bytes of all pages, spare ones included."""
         return self._made * self._page_bytes
+
+    def _make(self) -> Page:
+        """A zeroed page."""
+        raise NotImplementedError
+
+    def _clear(self, page: Page) -> None:
+        """Make a page that a sequence gave back fit for another one."""
+
+    def _copy(self, target: Page, source: Page) -> None:
+        """All of a page into another one."""
+        raise NotImplementedError
+
+    def _address(self, page: Page) -> int:
+        """Where a page lies."""
+        raise NotImplementedError
+
+
+class HostPages(Pages[NDArray[np.uint8]]):
+    """Pages in the host's memory."""
+
+    def _make(self) -> NDArray[np.uint8]:
+        return aligned_zeros(self._page_bytes)
+
+    def _copy(self, target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        target[:] = source
+
+    def _address(self, page: NDArray[np.uint8]) -> int:
+        return page.ctypes.data

@@ -30,8 +30,10 @@ class PairEngine(Engine):
         needs = (program.page_bytes, program.memory_bytes, encoder.page_bytes, encoder.memory_bytes)
         program.page_bytes = encoder.page_bytes = max(needs)
         super().__init__(program, spec, source, weight, threads, isa, notify)
-        self.encoder = Engine(encoder, spec.encoder, source, weight, threads, isa, notify, beside=self)
+        self.encoder = self._alone(encoder, spec.encoder, source, weight, threads, isa, notify, beside=self)
         self._memories: dict[int, int] = {}
+
+    _alone: type[Engine] = Engine  # runs the encoder
 
     @property
     def weight_bytes(self) -> int:

@@ -113,6 +113,11 @@ class Pool:
         """Make the running step stop, and every step after it until `ready`."""
         self._cancel[0] = 1
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called since `ready`."""
+        return bool(self._cancel[0])
+
     def run(self, context: int, long: bool, threads: int) -> bool:
         """Run one step on the first `threads` threads, as the context says; -> whether it was cancelled.
 

@@ -13,6 +13,7 @@ from processes import finish, run_python, start_python
 from lepton_edge.errors import MachineError
 from lepton_edge.kernels import library
 from lepton_edge.kernels.machine import available, choose, instruction_set
+from lepton_edge.kernels.objects import _compile_time, _shares
 
 SETS = ("avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "neon", "generic")
 
@@ -133,10 +134,10 @@ def test_a_process_waits_for_one_that_compiles_the_same(filled, tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_compiling_is_shared_out(count):
     ops = ["walk", "attention_f16", "matmul_q4", "gated_q4", "rope_f16", "gather"]
-    shares = library._shares(ops, count)
+    shares = _shares(ops, count)
     assert len(shares) == count and sorted(op for share in shares for op in share) == sorted(ops)
-    loads = [sum(map(library._compile_time, share)) for share in shares]
-    assert max(loads) <= max(library._compile_time("attention_f16"), -(-sum(loads) // count) + 1)
+    loads = [sum(map(_compile_time, share)) for share in shares]
+    assert max(loads) <= max(_compile_time("attention_f16"), -(-sum(loads) // count) + 1)
 
 
 def test_threads_that_load_at_once():

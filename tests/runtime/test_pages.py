@@ -9,7 +9,7 @@ from processes import run_python
 
 from lepton_edge.errors import RequestError
 from lepton_edge.kernels.layout import PAGE
-from lepton_edge.runtime.pages import Pages
+from lepton_edge.runtime.pages import HostPages
 
 # A page of 1 MiB in f16, 256 MiB for all of the context; the windows make long sequences quick.
 LONG = decoder(64, 96, 8, 8, 64, 96, windows=(16,) * 4, context=32_768)
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def test_pages_follow_the_length():
-    pages = Pages(1000, 1000, 3)
+    pages = HostPages(1000, 1000, 3)
     first, second = pages.open(), pages.open()
     assert pages.nbytes == 0
     for positions, count in ((1, 1), (PAGE, 1), (PAGE + 1, 2), (5, 2), (4 * PAGE, 4)):
@@ -40,7 +40,7 @@ def test_pages_follow_the_length():
 
 
 def test_wrong_lengths_change_nothing():
-    pages = Pages(1000, 1000, 1)
+    pages = HostPages(1000, 1000, 1)
     slot = pages.open()
     pages.reserve(slot, 300)
     pages.lengths[slot] = 300

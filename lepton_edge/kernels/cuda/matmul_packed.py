@@ -234,13 +234,16 @@ def finish_word(blocks: int, tiles: int, factor: float, apart: int = 0) -> Any:
 
 
 def plain_kernel(op: str, name: str) -> Callable[..., None]:
-    """The same without tensor cores, for the simulator: a warp for each token and row."""
-    f, operand, number = fields(op), operand_of(op), packed(name)
-    X, LDY, GROUPS, BLOCK_BYTES = (f[key] for key in ("x", "ldy", "groups", "block_bytes"))
+    """The same without tensor cores, for the simulator: a warp for each token and block."""
+    f, operand, number, gated = fields(op), operand_of(op), packed(name), op.startswith("gated")
+    X, LDY, GROUPS, BLOCK_BYTES, BLOCKS = (f[key] for key in ("x", "ldy", "groups", "block_bytes", "blocks"))
 
     def kernel(row, context, parts):
         x, groups, tokens, places = at(row, X), at(row, GROUPS), count(row, context), room(row, context)
-        for i in range(item(), tokens * cuda.gridDim.y, items()):
+        units = np.int64(0)
+        for part in range(1 if gated else parts):
+            units += at(row + part * 8 * ROW, BLOCKS) * (parts if gated else 1)
+        for i in range(item(), tokens * units, items()):
             token = i % tokens
             here, w, y, bias, accumulate, b = operand(row, parts, i // tokens, 1)
             for r in range(b * BLOCK, (b + 1) * BLOCK):

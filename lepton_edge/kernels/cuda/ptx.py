@@ -13,7 +13,7 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 __all__ = [
-    "LANES", "WIDTH", "Emit", "add_shared_i32", "arrive", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
+    "LANES", "WIDTH", "Emit", "arrive", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
     "get_i8", "get_shared_f32", "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
     "warp_max",
     "warp_sum", "zeros",
@@ -325,7 +325,6 @@ put_shared_f32 = word("st.shared.f32 [$0], $1;", "", "b32", "f32")
 round_i32 = word("cvt.rni.s32.f32 $0, $1;", "b32", "f32", pure=True)
 # Counts a block that has written its part, and sees what those counted before have written.
 arrive = word("atom.acq_rel.gpu.global.add.s32 $0, [$1], 1;", "b32", "b64")
-add_shared_i32 = cuda.atomic.add
 
 
 @jit

@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda
 
 __all__ = [
-    "LANES", "WIDTH", "add_shared_i32", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
+    "LANES", "WIDTH", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
     "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
     "warp_sum",
 ]  # fmt: skip
@@ -65,10 +65,6 @@ def arrive(address: int) -> int:
     counted = get_i32(address)
     put_i32(address, counted + 1)
     return counted
-
-
-def add_shared_i32(array: Any, i: int, x: int) -> int:
-    return cuda.atomic.add(array, i, x)
 
 
 def sync_warp() -> None:

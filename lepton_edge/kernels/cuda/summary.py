@@ -16,7 +16,7 @@ from ..layout import TOP, TOP_BLOCK, TOP_CHUNK
 from .common import F0, F1, at, count, item, items
 from .elementwise import fields
 from .layout import HEATS
-from .words import LANES, add_shared_i32, get_f32, get_i32, jit, put_f32, put_i32, warp_max, warp_sum
+from .words import LANES, get_f32, get_i32, jit, put_f32, put_i32, warp_max, warp_sum
 
 __all__ = ["KERNELS"]
 
@@ -28,6 +28,8 @@ TOP_X, TOP_LDX, TOP_N, TOP_PEAKS, TOP_LDP, TOP_Y, TOP_LDY, TOP_IDS = (
 BLOCKS = TOP_CHUNK // TOP_BLOCK
 NOTHING, LOWEST = np.float32(-np.inf), np.float32(np.finfo(np.float32).min)
 BINS = 256
+COUNTS = BINS + 2  # of logits by eight bits; and which of them is wanted, and how many before it are left
+HELD = 2 * TOP
 MAX_THREADS = 512
 
 
@@ -88,7 +90,7 @@ def nth(x, peaks, limit, n, blocks, wanted, bins):
                 for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
                     order = order_of(x + 4 * i)
                     if order > 0 and order >> (shift + 8) == found >> (shift + 8):
-                        add_shared_i32(bins, (order >> shift) & 255, 1)
+                        cuda.atomic.add(bins, (order >> shift) & 255, 1)
         cuda.syncthreads()
         if thread == 0:
             left, digit = wanted, BINS - 1
@@ -126,9 +128,9 @@ def top_kernel() -> Callable[..., None]:
     their ids.  Where there are fewer: -inf and 0."""
 
     def kernel(row, context, extra):
-        bins = cuda.shared.array(BINS + 2, np.int32)
+        bins = cuda.shared.array(COUNTS, np.int32)
         starts = cuda.shared.array(MAX_THREADS, np.int32)
-        held = cuda.shared.array(2 * TOP, np.int32)  # ids of those above the last, then of those that equal it
+        held = cuda.shared.array(HELD, np.int32)  # ids of those above the last, then of those that equal it
         found = cuda.shared.array(1, np.int32)
         thread, threads, n = cuda.threadIdx.x, cuda.blockDim.x, at(row, TOP_N)
         m = cuda.blockIdx.x
@@ -147,7 +149,7 @@ def top_kernel() -> Callable[..., None]:
                 for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
                     order = order_of(x + 4 * i)
                     if order > last:
-                        held[add_shared_i32(found, 0, 1)] = i
+                        held[cuda.atomic.add(found, 0, 1)] = i
                     elif order == last and order > 0:
                         equals += 1
         starts[thread] = equals
@@ -171,14 +173,14 @@ def top_kernel() -> Callable[..., None]:
         for i in range(thread, TOP, threads):
             if i >= above:
                 there = last > 0
-                token = held[TOP + i - above] if there else 0
+                token = np.int64(held[TOP + i - above]) if there else np.int64(0)
                 put_i32(ids + 4 * i, token)
                 put_f32(y + 4 * i, get_f32(x + 4 * token) if there else NOTHING)
         for i in range(thread, above, threads):
-            token, rank = held[i], 0
+            token, rank = np.int64(held[i]), 0
             mine = order_of(x + 4 * token)
             for j in range(above):
-                other = order_of(x + 4 * held[j])
+                other = order_of(x + 4 * np.int64(held[j]))
                 if other > mine or (other == mine and held[j] < token):
                     rank += 1
             put_i32(ids + 4 * rank, token)

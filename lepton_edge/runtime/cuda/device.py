@@ -1,0 +1,176 @@
+"""A GPU through NVIDIA's driver: memory, kernels, one stream, and graphs of launches.
+
+Packages: `cuda.bindings`, which comes with numba-cuda.  Addresses are integers; every call of the driver is checked.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import MachineError
+
+__all__ = ["Device", "Launch", "Shape", "open_device"]
+
+Shape = tuple[int, int, int, int]  # blocks in x, y and z; threads of a block
+Launch = tuple[str, int, int, int, Shape]  # kernel, row, header, extra, shape
+INSTALL = "install it with `pip install 'lepton-edge[cuda]'`"
+
+
+def open_device() -> "Device":
+    """The GPU that this process uses, the first that CUDA_VISIBLE_DEVICES allows.
+
+    MachineError says which is missing: the package, the driver, or a device.
+    """
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        from .simulator import Simulator
+
+        return Simulator()
+    return _device(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _device(pid: int) -> "Device":
+    return Device()
+
+
+class Device:
+    """One GPU of this process, in its primary context, with a stream of our own."""
+
+    def __init__(self) -> None:
+        try:
+            from cuda.bindings import driver
+        except ImportError as error:
+            raise MachineError(f"device 'cuda' needs the package numba-cuda ({error}); {INSTALL}") from None
+        self._driver = driver
+        try:
+            self._check("cuInit", 0)
+        except (RuntimeError, OSError) as error:  # the library is not there
+            raise MachineError(f"device 'cuda': no NVIDIA driver was found ({error}); install one, or use the CPU") from None
+        if self._check("cuDeviceGetCount") == 0:
+            raise MachineError("device 'cuda': the driver sees no GPU; look at `nvidia-smi` and CUDA_VISIBLE_DEVICES")
+        self._device = self._check("cuDeviceGet", 0)
+        self._context = self._check("cuDevicePrimaryCtxRetain", self._device)
+        self.use()
+        self._stream = self._check("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._functions: dict[str, Any] = {}
+        attribute = driver.CUdevice_attribute
+        major = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+        minor = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        self.arch = f"{major}{minor}"
+        self.processors = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        self.name = self._check("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
+        if major < 8:
+            raise MachineError(f"device 'cuda': {self.name} has compute capability {major}.{minor}; expected at least 8.0")
+
+    def _attribute(self, attribute: Any) -> int:
+        return int(self._check("cuDeviceGetAttribute", attribute, self._device))
+
+    def _check(self, name: str, *args: Any) -> Any:
+        """Call the driver; -> what it gives.  MachineError where it fails."""
+        status, *results = getattr(self._driver, name)(*args)
+        if int(status) != 0:
+            if int(status) in (3, 100, 34) and name in ("cuInit", "cuDeviceGetCount"):
+                hint = "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+                raise MachineError(f"device 'cuda': the driver sees no GPU ({status.name}); {hint}")
+            raise MachineError(f"device 'cuda': {name} failed: {status.name} ({int(status)})")
+        return results[0] if len(results) == 1 else results or None
+
+    def use(self) -> None:
+        """Make the device that of this thread."""
+        self._check("cuCtxSetCurrent", self._context)
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int) -> int:
+        """Zeroed device memory; -> its address, a multiple of 256."""
+        status, address = self._driver.cuMemAlloc(max(1, nbytes))
+        if int(status) == 2:
+            free, total = self._check("cuMemGetInfo")
+            raise MachineError(
+                f"out of memory on {self.name}: {nbytes / 1e6:.0f} MB are not to be had, {free / 1e6:.0f} of "
+                f"{total / 1e6:.0f} MB are free; use a smaller context, a smaller format, or the CPU"
+            )
+        if int(status):
+            raise MachineError(f"device 'cuda': cuMemAlloc failed: {status.name}")
+        self.zero(int(address), nbytes)
+        return int(address)
+
+    def free(self, address: int) -> None:
+        """Give memory back, when nothing uses it any more."""
+        self._driver.cuMemFree(address)
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Memory of the host that the device copies from and to by itself."""
+        address = self._check("cuMemHostAlloc", nbytes, 0)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(int(address)))
+
+    def zero(self, address: int, nbytes: int) -> None:
+        if nbytes:
+            self._check("cuMemsetD8Async", address, 0, nbytes, self._stream)
+
+    def upload(self, address: int, data: NDArray[Any]) -> None:
+        """Bytes of the host to the device; they may change as soon as this returns, unless they are pinned."""
+        if data.nbytes:
+            self._check("cuMemcpyHtoDAsync", address, data.ctypes.data, data.nbytes, self._stream)
+
+    def download(self, data: NDArray[Any], address: int) -> None:
+        """Bytes of the device to the host; there once `wait` returns."""
+        if data.nbytes:
+            self._check("cuMemcpyDtoHAsync", data.ctypes.data, address, data.nbytes, self._stream)
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Bytes from one place of the device to another."""
+        self._check("cuMemcpyDtoDAsync", target, source, nbytes, self._stream)
+
+    def wait(self) -> None:
+        """Until all that was begun is done."""
+        self._check("cuStreamSynchronize", self._stream)
+
+    # -- kernels ----------------------------------------------------------------------------------------------------
+
+    def load(self, kernels: Iterable[str], notify: Callable[[str], None] | None = None) -> None:
+        """See to it that kernels can be launched; they are compiled if they never were for this kind of GPU."""
+        from ...kernels.cuda.library import cubins
+
+        missing = [name for name in dict.fromkeys(kernels) if name not in self._functions]
+        for name, code in (cubins(missing, self.arch, notify) if missing else {}).items():
+            module = self._check("cuModuleLoadData", code)
+            self._functions[name] = self._check("cuModuleGetFunction", module, f"lepton_{name}".encode())
+
+    def launch(self, launches: Iterable[Launch]) -> None:
+        """Start kernels, one after the other."""
+        start, stream = self._driver.cuLaunchKernel, self._stream
+        kinds = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        for name, row, header, extra, (x, y, z, threads) in launches:
+            function = self._functions[name]
+            status, = start(function, x, y, z, threads, 1, 1, 0, stream, ((row, header, extra), kinds), 0)
+            if int(status):
+                raise MachineError(f"device 'cuda': the kernel {name} could not be started: {status.name}")
+
+    def record(self, begin: Callable[[], None]) -> Callable[[], None]:
+        """What `begin` starts, as a graph; -> a function that starts it all at once."""
+        self._check("cuStreamBeginCapture", self._stream, self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        try:
+            begin()
+        finally:
+            graph = self._check("cuStreamEndCapture", self._stream)
+        ready = self._check("cuGraphInstantiate", graph, 0)
+        self._check("cuGraphDestroy", graph)
+        return lambda: self._check("cuGraphLaunch", ready, self._stream)
+
+    def timer(self) -> Callable[[], float]:
+        """Begin to measure; -> a function that gives the device's seconds until it is called."""
+        first, last = (self._check("cuEventCreate", 0) for _ in range(2))
+        self._check("cuEventRecord", first, self._stream)
+
+        def stop() -> float:
+            self._check("cuEventRecord", last, self._stream)
+            self._check("cuEventSynchronize", last)
+            return float(self._check("cuEventElapsedTime", first, last)) / 1000
+
+        return stop

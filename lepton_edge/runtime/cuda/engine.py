@@ -1,0 +1,144 @@
+"""The executor on an NVIDIA GPU: the CPU's, with pages, inputs and plans in the device's memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ...checkpoint.store import Weight
+from ...errors import RequestError
+from ...kernels.cuda.layout import COUNTERS, MAX_HEAD, PARTS
+from ...kernels.layout import TOP
+from ...kernels.library import kernels
+from ...models.spec import ModelSpec
+from ...program import Program
+from ...program.summary import Summary, read_summary
+from ..engine import MAX_SLOTS, Engine, Source
+from ..inputs import Inputs
+from ..pages import Pages
+from ..pair import PairEngine
+from ..plan import Plan
+from ..profile import Profile
+from .device import Device, open_device
+from .inputs import Packed
+from .logits import Logits
+from .lower import Sizes, query_tile
+from .memory import Block, Constants
+from .pages import CudaPages
+from .plan import CudaPlan, away_ops
+
+__all__ = ["CudaEngine", "CudaPairEngine"]
+
+Array = NDArray[Any]
+FIRST_SEEN = 256  # positions that a step is said to see, at least: then twice as many, and so on
+
+
+class CudaEngine(Engine):
+    """Runs a model on a GPU.  Ops that have no kernel there run on the CPU, in between."""
+
+    max_batch = 2048  # tokens in a step: weights are read once for so many
+
+    def __init__(self, program: Program, spec: ModelSpec, source: Source, weight: Callable[[str], Weight],
+                 threads: int, isa: str, notify: Callable[[str], None] | None = None,
+                 beside: Engine | None = None) -> None:  # fmt: skip
+        """As of `Engine`; raises MachineError where there is no GPU, or too little of its memory."""
+        self._device: Device = beside._device if isinstance(beside, CudaEngine) else open_device()
+        self._device.use()
+        self._constants: Constants = beside._constants if isinstance(beside, CudaEngine) else Constants(self._device)
+        self._parts = Block(self._device, COUNTERS + PARTS * 16 * 4 * (MAX_HEAD + 2))
+        self._device_ropes = {
+            name: Block(self._device, program.context * rope.dim * 4) for name, rope in program.ropes.items()
+        }
+        self._ropes_sent = 0
+        away = away_ops(program)
+        if away and notify:
+            notify(f"no CUDA kernel yet for {', '.join(away)}: these run on the CPU, and slow the rest down")
+        super().__init__(program, spec, source, weight, threads, isa, notify, beside)
+
+    @classmethod
+    def _of_pairs(cls) -> type[Engine]:
+        return CudaPairEngine
+
+    @property
+    def device(self) -> str:
+        """The GPU's name."""
+        return self._device.name
+
+    # -- what differs from the CPU's ----------------------------------------------------------------------------------
+
+    def _new_pages(self) -> Pages[Any]:
+        return CudaPages(self._device, self.program.page_bytes, self.program.context, MAX_SLOTS)
+
+    def _new_inputs(self, room: int) -> Inputs:
+        return Packed(self._device, room, query_tile(self.program), self._parts.at)
+
+    def _new_plan(self, program: Program, base: Plan | None = None, room: int = max_batch) -> Plan:
+        self._device.use()
+        away = away_ops(program)
+        found = kernels(away, self.isa, self._notify) if away else {}
+        ropes = {name: block.at for name, block in self._device_ropes.items()}
+        return CudaPlan(program, found, self._ropes, self.threads, base, room, self._device, self._constants, ropes,
+                        self.isa, self._notify)  # fmt: skip
+
+    def _fill_ropes(self, positions: int) -> None:
+        super()._fill_ropes(positions)
+        if self._ropes_sent < self._ropes_filled:
+            for name, block in self._device_ropes.items():
+                table = self._ropes[name]
+                self._device.upload(block.at + self._ropes_sent * table.strides[0],
+                                    table[self._ropes_sent : self._ropes_filled])  # fmt: skip
+            self._ropes_sent = self._ropes_filled
+
+    def _step(self, plan: Plan, rows: int, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
+        self._device.use()
+        super()._step(plan, rows, ids, slots, positions, picks)
+
+    def _walk(self, plan: Plan, first: int, rows: int, tokens: int, threads: int, profile: Profile | None) -> bool:
+        assert isinstance(plan, CudaPlan) and isinstance(self._inputs, Packed)
+        if self._pool.cancelled:
+            return True
+        self._counts[3] = 0  # on the CPU no thread has activations of its own: the device has none
+        tokens, wanted, tiles = (int(n) for n in self._counts[:3])
+        seen = 1 + max(self._inputs.last_positions(tokens).values())
+        counts, rooms = (tokens, wanted, tiles), (plan.room, plan.room_wanted)
+        whole = not self.spec.causal or isinstance(self, PairEngine)
+        self._inputs.upload(counts, rooms, self._heats, self._pages.table, whole)
+        sizes = Sizes(*counts, max(FIRST_SEEN, 1 << (seen - 1).bit_length()), self._device.processors)
+
+        def away(low: int, high: int) -> bool:
+            return Engine._walk(self, plan, low, high, tokens, threads, None)
+
+        if plan.run(first, rows, self._inputs.header, sizes, away):
+            return True
+        self._device.wait()
+        return bool(self._pool.cancelled)
+
+    def _summary(self, m: int) -> Summary:
+        plan = self._plan
+        assert isinstance(plan, CudaPlan)
+        top, ids, peaks = plan.views(("top", "top_ids", "peaks"), m)
+        logits: Any = Logits(lambda: plan.view("logits", m), (m, self.vocab), ids[:, :TOP], top)
+        return read_summary(logits, peaks, top, ids)
+
+    def profile(self) -> Any:
+        """RequestError: what is profiled is the CPU's executor."""
+        raise RequestError("profiles are of the CPU's kernels; of a GPU's, use NVIDIA's tools (`ncu`), or device='cpu'")
+
+    def close(self) -> None:
+        """End the worker threads, and give the device's memory back."""
+        super().close()
+        self._device.use()
+        self._device.wait()
+        assert isinstance(self._plan, CudaPlan) and isinstance(self._pages, CudaPages)
+        self._plan.free()
+        self._pages.free()
+        self._constants.free()
+        for block in (self._parts, *self._device_ropes.values()):
+            block.free()
+
+
+class CudaPairEngine(PairEngine, CudaEngine):
+    """Runs an encoder-decoder on a GPU."""
+
+    _alone = CudaEngine
+

@@ -16,7 +16,7 @@ from ..build import write
 
 __all__ = ["MODULES", "factories", "to_ptx"]
 
-MODULES = ("elementwise", "embed", "matmul_packed", "matmul_plain", "rope", "attention", "attention_fast", "summary")
+MODULES = ("elementwise", "embed", "matmul_packed", "matmul_plain", "rope", "attention", "attention_fast", "summary", "probe")
 
 
 def factories() -> dict[str, Any]:

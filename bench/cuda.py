@@ -1,0 +1,145 @@
+"""Speed on an NVIDIA GPU, and its share of what the card can do: random weights of well-known shapes.
+
+    python -m bench.cuda [--shape NAME …] [--format q4] [--rounds 5] [--output FILE]
+
+Decoding one sequence and 64, and prompts of 2,048 tokens: medians of synchronized clocks around steps that leave their
+logits on the device and bring their summary back.  Beside them, in the same run, the bandwidth of a copy on the device
+and the int8 tensor cores' speed.  The limit of a test is the longer of bytes over bandwidth and operations over speed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_edge.cli.shapes import SHAPES
+from lepton_edge.kernels.layout import PAGE
+from lepton_edge.models.registry import spec_from_config
+from lepton_edge.quant.random import RandomCheckpoint
+from lepton_edge.runtime.cuda import CudaEngine
+from lepton_edge.runtime.cuda.device import Device
+from lepton_edge.runtime.cuda.memory import Block
+
+COPIED = 2 << 30  # bytes of the copy, many times any cache
+PROBE_ROUNDS, PROBE_WARPS = 4096, 32
+PROBE_OPERATIONS = 8 * 2 * 16 * 8 * 32  # of a warp in one round, see kernels/cuda/probe.py
+PROMPT, STEPS, MANY = 2048, 64, 64
+
+
+def bandwidth(device: Device, rounds: int) -> float:
+    """Bytes that the device reads and writes in a second when it copies."""
+    source, target = Block(device, COPIED), Block(device, COPIED)
+    samples = []
+    for _ in range(rounds + 1):
+        stop = device.timer()
+        device.copy(target.at, source.at, COPIED)
+        samples.append(2 * COPIED / stop())
+    source.free()
+    target.free()
+    return statistics.median(samples[1:])
+
+
+def tensor_speed(device: Device, rounds: int) -> float:
+    """Int8 operations that the tensor cores do in a second, by `mma.sync`."""
+    device.load(["probe_mma"], print)
+    memory, blocks = Block(device, 256), 2 * device.processors
+    samples = []
+    for _ in range(rounds + 1):
+        stop = device.timer()
+        device.launch([("probe_mma", memory.at, memory.at, PROBE_ROUNDS, (blocks, 1, 1, 32 * PROBE_WARPS))])
+        samples.append(blocks * PROBE_WARPS * PROBE_ROUNDS * PROBE_OPERATIONS / stop())
+    return statistics.median(samples[1:])
+
+
+def prompt(engine: CudaEngine, ids: Any) -> Iterator[Callable[[], int]]:
+    """Runs of a prompt of a new sequence."""
+    while True:
+        slot = engine.open()
+        yield lambda: engine.step(ids, [slot] * len(ids), range(len(ids)), [len(ids) - 1]) and len(ids)
+        engine.close_slot(slot)
+
+
+def steps(engine: CudaEngine, ids: Any, count: int) -> Iterator[Callable[[], int]]:
+    """Runs of some steps of `count` sequences, which grow."""
+    slots = [engine.open() for _ in range(count)]
+    place = 0
+
+    def run() -> int:
+        nonlocal place
+        for _ in range(STEPS):
+            engine.step(ids[:count], slots, [place] * count, range(count))
+            place += 1
+        return STEPS * count
+
+    while True:
+        yield run
+
+
+def measure(runs: Iterator[Callable[[], int]], rounds: int) -> list[float]:
+    """Tokens in a second of each round but the first two: those compile, and record graphs."""
+    samples = []
+    for _, run in zip(range(rounds + 2), runs, strict=False):
+        started = time.perf_counter()
+        tokens = run()
+        samples.append(tokens / (time.perf_counter() - started))
+    return samples[2:]
+
+
+def limit(engine: CudaEngine, tokens: int, sequences: int, seen: int, read: float, speed: float) -> float:
+    """Tokens in a second that the card would allow: of steps of `tokens` tokens of some sequences, that see `seen`."""
+    program = engine.program
+    cached = sequences * seen * program.page_bytes / PAGE
+    nbytes = program.step_bytes + cached
+    parameters = sum(
+        program.weights[name].shape[0] * program.weights[name].shape[1]
+        for row in program.rows for name in row.products if row.count == 0
+    )  # fmt: skip
+    return tokens / max(nbytes / read, 2 * parameters * tokens / speed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", action="append", choices=SHAPES)
+    parser.add_argument("--format", default="q4")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    for shape in arguments.shape or ("smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"):
+        spec = spec_from_config(SHAPES[shape], shape)
+        source = RandomCheckpoint(spec.tensors(), arguments.format, 1, spec.matrices())
+        engine = CudaEngine.load(source, spec, context=4096, threads=1, notify=lambda line: print(line, file=sys.stderr))
+        read, speed = bandwidth(engine._device, arguments.rounds), tensor_speed(engine._device, arguments.rounds)
+        ids = np.random.default_rng(1).integers(0, spec.vocab, PROMPT)
+        tests = (
+            ("decode", steps(engine, ids, 1), 1, 1, STEPS * arguments.rounds // 2),
+            (f"prefill {PROMPT}", prompt(engine, ids), PROMPT, 1, PROMPT),
+            (f"decode x{MANY}", steps(engine, ids, MANY), MANY, MANY, STEPS * arguments.rounds // 2),
+        )
+        for name, runs, tokens, sequences, seen in tests:
+            samples = measure(runs, arguments.rounds)
+            best = limit(engine, tokens, sequences, seen, read, speed)
+            result = dict(
+                run=now, card=engine.device, shape=shape, format=arguments.format, test=name,
+                tok_s=round(statistics.median(samples), 1), samples=[round(x, 1) for x in samples],
+                share=round(statistics.median(samples) / best, 4), bandwidth_gb_s=round(read / 1e9, 1),
+                int8_tops=round(speed / 1e12, 1),
+            )  # fmt: skip
+            print(f"{result['card']}  {shape:14} {arguments.format} {name:13} {result['tok_s']:>10} tok/s  "
+                  f"{100 * result['share']:5.1f}% of the limit ({result['bandwidth_gb_s']} GB/s, "
+                  f"{result['int8_tops']} TOPS)", flush=True)  # fmt: skip
+            if arguments.output:
+                with arguments.output.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()

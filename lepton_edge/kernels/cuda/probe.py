@@ -1,0 +1,39 @@
+"""What the GPU can do at most, measured by kernels that do nothing else: the int8 tensor cores."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numba import config
+
+from .words import put_f32
+
+if not config.ENABLE_CUDASIM:
+    from .ptx import unrolled, zeros
+
+__all__ = ["KERNELS", "PROBE_OPERATIONS"]
+
+CHAINS = 8  # products that do not wait for each other
+PROBE_OPERATIONS = CHAINS * 2 * 16 * 8 * 32  # of a warp in one round
+
+
+def probe_mma() -> Callable[..., None]:
+    """`extra` rounds of products in registers; the address `row` takes a number that they lead to."""
+
+    def body(e: Any, held: list[Any]) -> Sequence[Any]:
+        bits = e.as_bits(held)
+        a, b = [e.add(bits[0], e.i32(i)) for i in range(4)], [e.add(bits[1], e.i32(i)) for i in range(2)]
+        return [e.bits_f(e.mma_i8([*a[1:], bits[i]], b)[0]) for i in range(CHAINS)]
+
+    start, step = zeros(CHAINS), unrolled(body, CHAINS)
+
+    def kernel(row, context, extra):
+        held = start()
+        for _ in range(extra):
+            held = step(held)
+        if held[0] != held[0]:
+            put_f32(row, held[0])
+
+    return kernel
+
+
+KERNELS: dict[str, Callable[[], Any]] = {"probe_mma": probe_mma}

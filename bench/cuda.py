@@ -21,11 +21,15 @@ import numpy as np
 
 from lepton_edge.cli.shapes import SHAPES
 from lepton_edge.kernels.layout import PAGE
+from lepton_edge.kernels.ops import ROW
 from lepton_edge.models.registry import spec_from_config
 from lepton_edge.quant.random import RandomCheckpoint
 from lepton_edge.runtime.cuda import CudaEngine
 from lepton_edge.runtime.cuda.device import Device
+from lepton_edge.runtime.cuda.inputs import Packed
+from lepton_edge.runtime.cuda.lower import Sizes
 from lepton_edge.runtime.cuda.memory import Block
+from lepton_edge.runtime.cuda.plan import CudaPlan
 
 COPIED = 2 << 30  # bytes of the copy, many times any cache
 PROBE_ROUNDS, PROBE_WARPS = 4096, 32
@@ -92,6 +96,27 @@ def measure(runs: Iterator[Callable[[], int]], rounds: int) -> list[float]:
     return samples[2:]
 
 
+def profile(engine: CudaEngine, sizes: Sizes) -> None:
+    """Print what each kernel of a step costs: the device's time of 20 launches after each other, which change nothing
+    that matters here."""
+    device, plan = engine._device, engine._plan
+    assert isinstance(plan, CudaPlan) and isinstance(engine._inputs, Packed)
+    found: dict[str, list[float]] = {}
+    for part in plan.parts:
+        for call in () if isinstance(part, range) else part:
+            for launch in call.launch(plan._table.at, engine._inputs.header, 8 * ROW, sizes):
+                run = device.record(lambda launch=launch: device.launch([launch] * 20))
+                run()
+                stop = device.timer()
+                run()
+                label = f"{plan.program.rows[call.row].part} {launch[0]} {launch[4]}"
+                found.setdefault(label, []).append(stop() / 20)
+    total = sum(map(sum, found.values()))
+    print(f"{total * 1e6:9.1f} us a step of {sizes}")
+    for label, times in sorted(found.items(), key=lambda pair: -sum(pair[1])):
+        print(f"{1e6 * sum(times):9.1f} us {100 * sum(times) / total:5.1f}% {len(times):4} x {label}")
+
+
 def limit(engine: CudaEngine, tokens: int, sequences: int, seen: int, read: float, speed: float) -> float:
     """Tokens in a second that the card would allow: of steps of `tokens` tokens of some sequences, that see `seen`."""
     program = engine.program
@@ -110,6 +135,7 @@ def main() -> None:
     parser.add_argument("--format", default="q4")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--profile", action="store_true", help="what each kernel costs")
     arguments = parser.parse_args()
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for shape in arguments.shape or ("smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"):
@@ -138,6 +164,10 @@ def main() -> None:
             if arguments.output:
                 with arguments.output.open("a") as file:
                     file.write(json.dumps(result) + "\n")
+            if arguments.profile:
+                wanted = 1 if name.startswith("prefill") else sequences
+                profile(engine, Sizes(tokens, wanted, -(-tokens // 3) if wanted < tokens else tokens, max(seen, 256),
+                                      engine._device.processors))  # fmt: skip
         engine.close()
 
 

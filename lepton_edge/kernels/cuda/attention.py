@@ -13,7 +13,7 @@ from numba import cuda
 from ..layout import EDGE, PAGE
 from ..ops import CACHES, CAUSAL, MEMORY
 from .cache import cache, page_of
-from .common import F0, F1, at, count, item, items
+from .common import F0, F1, at, count, warp_here, warps_there
 from .elementwise import fields, records_kernel
 from .layout import ENDS, MAX_HEAD, MEMORY_ENDS, MEMORY_PAGES, PAGES, POSITIONS
 from .words import LANES, get_f32, get_i64, jit, put_f32, warp_sum
@@ -26,10 +26,10 @@ HELD = MAX_HEAD // LANES  # numbers of a head that a lane holds
 LN2 = np.float32(math.log(2))
 (
     Q, LDQ, Q_STEP, HEADS, KV_HEADS, HEAD_DIM, LAYER, Y, LDY, SCALE, WINDOW, CAP, SLOPES, SINKS, SIGHT, DISTANCES, SPAN,
-    Q_TERMS, K_TERMS, LDR, LDH, INDEX,
+    Q_TERMS, K_TERMS, LDR, LDH, INDEX, RECORDS,
 ) = (F[name] for name in (
     "q", "ldq", "q_step", "heads", "kv_heads", "head_dim", "layer", "y", "ldy", "scale", "window", "cap", "slopes",
-    "sinks", "sight", "distances", "span", "q_terms", "k_terms", "ldr", "ldh", "index",
+    "sinks", "sight", "distances", "span", "q_terms", "k_terms", "ldr", "ldh", "index", "records",
 ))  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def attention_kernel(name: str) -> Callable[..., None]:
         heads, kv_heads, d = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM)
         group, lane = heads // kv_heads, cuda.threadIdx.x % LANES
         pages = MEMORY_PAGES if at(row, SIGHT) == MEMORY else PAGES
-        for j in range(item(), count(row, context) * heads, items()):
+        for j in range(warp_here(), count(row, context) * heads, warps_there()):
             t, h = j // heads, j % heads
             g = h // group
             q = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP) + (h - g * group) * d) * 4

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from ..layout import PAGE
+from ..layout import GROUP, PAGE
 from ..ops import MEMORY
-from .attention import HEADS, KV_HEADS, LAYER, LDQ, LDY, LOWEST, Q_STEP, SCALE, SIGHT, SINKS, Q, Y, limits
+from .attention import HEADS, KV_HEADS, LAYER, LDQ, LDY, LOWEST, Q_STEP, RECORDS, SCALE, SIGHT, SINKS, Q, Y, limits
 from .cache import cache, page_of
-from .common import F0, F1, at
+from .common import F0, F1, at, put_group, room
 from .layout import COUNTERS, COUNTS, MEMORY_PAGES, PAGES, PARTIALS, TILES
 from .words import LANES, arrive, get_f32, get_i64, jit, put_f32, put_i32
 
@@ -44,24 +44,34 @@ def warps_of(d: int) -> int:
     return 8 if d <= 64 else 4
 
 
+def state_size(d: int) -> int:
+    """Sums, maxima and weights of both rows, queries."""
+    return d // 2 + 4 + d // 2
+
+
 def query_word(d: int) -> Any:
-    """A word (nothing, row g, row g + 8, there, there too) -> the warp's queries as f16 pairs: registers, as floats.
+    """A word (nothing, row g, row g + 8, there, there too) -> the warp's queries as f16 pairs, and then what is left of
+    them, as f16 pairs too: registers, as floats.  One f16 alone would leave 1e-3 in the scores.
 
     Addresses of the lane's quarter of the two heads, and whether they are there.
     """
 
     def body(e: Any, none: list[Any], up: Any, down: Any, has_up: Any, has_down: Any) -> Sequence[Any]:
-        found = []
+        found, rests = [], []
         for s in range(d // 16):
-            pairs = []
+            pairs, left = [], []
             for address, there in ((up, has_up), (down, has_down)):
                 values = [x for i in (0, 8) for x in e.get_if(there, e.add(address, e.i64(16 * s + i)), 2)]
                 values = [e.max_f(e.f32(-65504.0), e.min_f(e.f32(65504.0), x)) for x in values]
                 pairs.append([e.to_f16_pair(*values[:2]), e.to_f16_pair(*values[2:])])
-            found += [pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1]]
-        return [e.bits_f(bits) for bits in found]
+                rounded = [x for pair in pairs[-1] for x in e.f16_pair(pair)]
+                rest = [e.sub_f(x, y) for x, y in zip(values, rounded, strict=True)]
+                left.append([e.to_f16_pair(*rest[:2]), e.to_f16_pair(*rest[2:])])
+            for held, both in ((found, pairs), (rests, left)):
+                held += [both[0][0], both[1][0], both[0][1], both[1][1]]
+        return [e.bits_f(bits) for bits in found + rests]
 
-    return unrolled(body, 1, "b64", "b64", "b32", "b32", results=d // 4)
+    return unrolled(body, 1, "b64", "b64", "b32", "b32", results=d // 2)
 
 
 def chunk_word(d: int) -> Any:
@@ -81,7 +91,8 @@ def chunk_word(d: int) -> Any:
             key = [bits for i in range(d // 32) for bits in e.load(k, 4, 8 * j * row + 16 * i)]
             held = [e.f32(0.0)] * 4
             for s in range(d // 16):
-                held = e.mma_f16(held, q[4 * s : 4 * s + 4], key[2 * s : 2 * s + 2])
+                for first in (d // 4 + 4 * s, 4 * s):
+                    held = e.mma_f16(held, q[first : first + 4], key[2 * s : 2 * s + 2])
             scores.append([
                 e.within(e.mul_f(held[c], scale), 8 * j + c % 2, bounds[2 * (c // 2)], bounds[2 * (c // 2) + 1])
                 for c in range(4)
@@ -111,12 +122,12 @@ def chunk_word(d: int) -> Any:
                 total[4 * n : 4 * n + 4] = e.mma_f16(total[4 * n : 4 * n + 4], p, b)
         return [*total, *peaks, *weights, *state[4 * tiles + 4 :]]
 
-    return unrolled(body, 4 * tiles + 4 + d // 4, "b64", "b64", "f32", *["b32"] * 4)
+    return unrolled(body, state_size(d), "b64", "b64", "f32", *["b32"] * 4)
 
 
 def join_words(d: int) -> tuple[Any, Any, Any]:
     """Words that begin a state (queries), and that give its weights' sums over the lanes, and its maxima."""
-    tiles, size = d // 8, d // 2 + 4 + d // 4
+    tiles, size = d // 8, state_size(d)
 
     def begin(e: Any, q: list[Any]) -> Sequence[Any]:
         return [e.f32(0.0)] * (4 * tiles) + [e.f32(float(LOWEST))] * 2 + [e.f32(0.0)] * 2 + q
@@ -130,12 +141,12 @@ def join_words(d: int) -> tuple[Any, Any, Any]:
     def peaks(e: Any, state: list[Any]) -> Sequence[Any]:
         return state[4 * tiles : 4 * tiles + 2]
 
-    return unrolled(begin, d // 4, results=size), unrolled(weights, size, results=2), unrolled(peaks, size, results=2)
+    return unrolled(begin, d // 2, results=size), unrolled(weights, size, results=2), unrolled(peaks, size, results=2)
 
 
 def out_word(d: int, to_shared: bool) -> Any:
     """A word (state, row, row + 8, factor of both, whether they are there) that writes a quarter of two rows' sums."""
-    tiles, size = d // 8, d // 2 + 4 + d // 4
+    tiles, size = d // 8, state_size(d)
 
     def body(e: Any, state: list[Any], up: Any, down: Any, by_up: Any, by_down: Any, has_up: Any,
              has_down: Any) -> Sequence[Any]:  # fmt: skip
@@ -228,6 +239,15 @@ def wide_kernel(d: int) -> Callable[..., None]:
     return kernel
 
 
+@jit
+def put_result(row, context, t, h, d, c, value):
+    """Number c of head h of token t; the lanes of a warp have neighbours, from a multiple of 32 on: a group of y's."""
+    y = at(row, Y) + (t * at(row, LDY) + h * d + c) * 4
+    put_f32(y, value)
+    if at(row, RECORDS) != 0:
+        put_group(value, y, at(row, RECORDS), at(row, LDY) // GROUP, room(row, context), t, (h * d + c) // GROUP)
+
+
 def split_kernel(d: int) -> Callable[..., None]:
     """Block (x, y, z): key head x, token y, part z of the positions it sees."""
     queries, sweep, keys, warps = query_word(d), sweep_of(d), keys_of(d), warps_of(d)
@@ -269,7 +289,7 @@ def split_kernel(d: int) -> Callable[..., None]:
                 total += fade * get_shared_f32(np.int32(at_row + 4 * c))
                 weights += fade * get_shared_f32(np.int32(at_row + 4 * d))
             if parts == 1:
-                put_f32(head_at(row, Y, LDY, group * d, token, g, h, d) + 4 * c, total / with_sink(row, g * group + h, weights, peak_here))
+                put_result(row, context, token, g * group + h, d, c, total / with_sink(row, g * group + h, weights, peak_here))
             else:
                 to = partials + (part * ROWS + h) * row_bytes
                 put_f32(to + 4 * c, total)
@@ -299,7 +319,7 @@ def split_kernel(d: int) -> Callable[..., None]:
                 fade = exp2(get_fresh_f32(at_row + 4 * d + 4) - peak_here)
                 total += fade * get_fresh_f32(at_row + 4 * c)
                 weights += fade * get_fresh_f32(at_row + 4 * d)
-            put_f32(head_at(row, Y, LDY, group * d, token, g, h, d) + 4 * c, total / with_sink(row, g * group + h, weights, peak_here))
+            put_result(row, context, token, g * group + h, d, c, total / with_sink(row, g * group + h, weights, peak_here))
 
     return kernel
 

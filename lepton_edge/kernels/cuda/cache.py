@@ -8,7 +8,7 @@ from numba import cuda
 
 from ..layout import GROUP, PAGE
 from .common import F0, F1
-from .words import LANES, get_f16, get_f32, get_i8, get_i64, jit, put_f16, put_f32, put_i8, round_i32, warp_max
+from .words import LANES, get_f16, get_f32, get_i8, get_i64, jit, max_nan, put_f16, put_f32, put_i8, round_i32, warp_max
 
 __all__ = ["Cache", "cache", "page_of"]
 
@@ -72,7 +72,7 @@ def _q8() -> Cache:
         for g in range(groups):
             top = F0
             for i in range(g * GROUP + lane, min(d, (g + 1) * GROUP), LANES):
-                top = max(top, abs(get_f32(x + 4 * i)))
+                top = max_nan(top, abs(get_f32(x + 4 * i)))
             top = warp_max(top) * np.float32(1 / 127)
             scale = scale_at(head, value, position, groups) + 2 * g
             put_f16(scale, top)

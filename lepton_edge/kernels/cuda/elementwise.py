@@ -1,6 +1,6 @@
 """Ops that touch each token's row by itself: norms, int8 groups, activations, limits, picking rows.
 
-Norms take a block for a token; the others a warp for each group of 32 numbers of a token.
+Norms take a block for a token; the others a warp for each group of 32 numbers, and y of the grid says of which token.
 """
 
 import math
@@ -13,7 +13,7 @@ from numba import cuda
 from ..layout import GROUP
 from ..ops import ACTIVATIONS, OPS, PACKED
 from ..ops import field as place
-from .common import F0, F1, at, block_sum, count, item, items, put_group, room
+from .common import F0, F1, at, block_sum, count, warp_here, warps_there, put_group, room
 from .layout import ENDS, PICKS, POSITIONS
 from .words import LANES, get_f32, get_i64, jit, put_f32
 
@@ -48,8 +48,8 @@ def norm_kernel(op: str) -> Callable[..., None]:
                 away = get_f32(x + 4 * i) - mean
                 total += away * away
             scale = F1 / math.sqrt(block_sum(total) / np.float32(n) + eps)
-            # Warp w takes the groups w, w + warps, …: a lane writes what it reads again as part of a group.
             for g in range(thread // LANES, groups, threads // LANES):
+                value = F0
                 for i in range(g * GROUP + thread % LANES, (g + 1) * GROUP, LANES):
                     value = F0
                     if i < n:
@@ -60,7 +60,7 @@ def norm_kernel(op: str) -> Callable[..., None]:
                             value += get_f32(y + 4 * i)
                     put_f32(y + 4 * i, value)
                 if at(row, RECORDS) != 0:
-                    put_group(y + 4 * GROUP * g, at(row, RECORDS), groups, room(row, context), t, g)
+                    put_group(value, y + 4 * GROUP * g, at(row, RECORDS), groups, room(row, context), t, g)
 
     return kernel
 
@@ -73,9 +73,11 @@ def records_kernel(op: str, x: str, ldx: str) -> Callable[..., None]:
     def kernel(row, context, extra):
         ld = at(row, LDX)
         groups = at(row, GROUPS) if GROUPS != 0 else ld // GROUP
-        for i in range(item(), count(row, context) * groups, items()):
-            t, g = i // groups, i % groups
-            put_group(at(row, X) + (t * ld + g * GROUP) * 4, at(row, RECORDS), groups, room(row, context), t, g)
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+            for g in range(warp_here(), groups, warps_there()):
+                x = at(row, X) + (t * ld + g * GROUP) * 4
+                value = get_f32(x + 4 * (cuda.threadIdx.x % LANES))
+                put_group(value, x, at(row, RECORDS), groups, room(row, context), t, g)
 
     return kernel
 
@@ -124,18 +126,19 @@ def activate_kernel(op: str) -> Callable[..., None]:
         groups = ldy // GROUP
         if gated and at(row, UP_WEIGHT) == 0:
             up = 0
-        for j in range(item(), count(row, context) * groups, items()):
-            t, g = j // groups, j % groups
-            for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
-                value = activation(kind, get_f32(at(row, GATE) + (t * ldx + i) * 4))
-                if up != 0:
-                    factor = get_f32(up + (t * ldx + i) * 4)
-                    if kind == CLAMPED:
+        gate, y, records, places = at(row, GATE), at(row, Y), at(row, RECORDS), room(row, context)
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+            for g in range(warp_here(), groups, warps_there()):
+                value = F0
+                for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
+                    factor = get_f32(up + (t * ldx + i) * 4) if up != 0 else F1
+                    value = activation(kind, get_f32(gate + (t * ldx + i) * 4))
+                    if kind == CLAMPED and up != 0:
                         factor = max(-SEVEN, min(SEVEN, factor)) + F1
                     value *= factor
-                put_f32(at(row, Y) + (t * ldy + i) * 4, value)
-            if at(row, RECORDS) != 0:
-                put_group(at(row, Y) + (t * ldy + g * GROUP) * 4, at(row, RECORDS), groups, room(row, context), t, g)
+                    put_f32(y + (t * ldy + i) * 4, value)
+                if records != 0:
+                    put_group(value, y + (t * ldy + g * GROUP) * 4, records, groups, places, t, g)
 
     return kernel
 
@@ -148,15 +151,16 @@ def squash_kernel() -> Callable[..., None]:
     def kernel(row, context, extra):
         ld, n = at(row, LD), at(row, N)
         groups = ld // GROUP
-        for j in range(item(), count(row, context) * groups, items()):
-            t, g = j // groups, j % groups
-            y = at(row, Y) + (t * ld + g * GROUP) * 4
-            for i in range(cuda.threadIdx.x % LANES, GROUP, LANES):
-                if g * GROUP + i < n:
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+            for g in range(warp_here(), groups, warps_there()):
+                value, y = F0, at(row, Y) + (t * ld + g * GROUP) * 4
+                for i in range(cuda.threadIdx.x % LANES, GROUP, LANES):
                     value = get_f32(y + 4 * i)
-                    put_f32(y + 4 * i, sigmoid(value) if at(row, LOGISTIC) != 0 else math.tanh(value))
-            if at(row, RECORDS) != 0:
-                put_group(y, at(row, RECORDS), groups, room(row, context), t, g)
+                    if g * GROUP + i < n:
+                        value = sigmoid(value) if at(row, LOGISTIC) != 0 else math.tanh(value)
+                        put_f32(y + 4 * i, value)
+                if at(row, RECORDS) != 0:
+                    put_group(value, y, at(row, RECORDS), groups, room(row, context), t, g)
 
     return kernel
 
@@ -172,12 +176,12 @@ def limit_kernel() -> Callable[..., None]:
     def kernel(row, context, extra):
         n, top = at(row, N), get_f32(row + LIMIT)
         groups = (n + GROUP - 1) // GROUP
-        for j in range(item(), count(row, context) * groups, items()):
-            t, g = j // groups, j % groups
-            for i in range(g * GROUP + cuda.threadIdx.x % LANES, min(n, (g + 1) * GROUP), LANES):
-                x = at(row, X) + (t * at(row, LDX) + i) * 4
-                value = get_f32(x)
-                put_f32(x, top * math.tanh(value / top) if at(row, SOFT) != 0 else max(-top, min(top, value)))
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+            for g in range(warp_here(), groups, warps_there()):
+                for i in range(g * GROUP + cuda.threadIdx.x % LANES, min(n, (g + 1) * GROUP), LANES):
+                    x = at(row, X) + (t * at(row, LDX) + i) * 4
+                    value = get_f32(x)
+                    put_f32(x, top * math.tanh(value / top) if at(row, SOFT) != 0 else max(-top, min(top, value)))
 
     return kernel
 
@@ -189,9 +193,9 @@ def grow_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         n = at(row, N)
-        for t in range(item(), count(row, context), items()):
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
             by = get_f32(at(row, TABLE) + get_i64(at(context, POSITIONS) + 8 * t) // at(row, EVERY) * 4)
-            for i in range(cuda.threadIdx.x % LANES, n, LANES):
+            for i in range(cuda.threadIdx.x, n, cuda.blockDim.x):
                 x = at(row, X) + (t * at(row, LDX) + i) * 4
                 put_f32(x, get_f32(x) * by)
 
@@ -205,10 +209,9 @@ def gather_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         groups = at(row, N) // GROUP
-        for j in range(item(), count(row, context) * groups, items()):
-            m, g = j // groups, j % groups
+        for m in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
             t = get_i64(at(context, PICKS) + 8 * m)
-            for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
+            for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):
                 put_f32(at(row, Y) + (m * at(row, LDY) + i) * 4, get_f32(at(row, X) + (t * at(row, LDX) + i) * 4))
 
     return kernel
@@ -221,11 +224,10 @@ def average_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         groups = at(row, N) // GROUP
-        for j in range(item(), count(row, context) * groups, items()):
-            m, g = j // groups, j % groups
+        for m in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
             first = get_i64(at(context, PICKS) + 8 * m)
             tokens = get_i64(at(context, ENDS) + 8 * first) + 1
-            for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
+            for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):
                 total = F0
                 for t in range(first, first + tokens):
                     total += get_f32(at(row, X) + (t * at(row, LDX) + i) * 4)

@@ -8,7 +8,7 @@ from numba import cuda
 
 from ..layout import BLOCK, GROUP, GROUP_BYTES, SCALES
 from ..ops import BY_ID, BY_POSITION
-from .common import F0, at, count, item, items
+from .common import F0, at, count, warp_here, warps_there
 from .elementwise import fields
 from .layout import IDS, POSITIONS, SEGMENTS
 from .words import LANES, get_bf16, get_f16, get_f32, get_i64, get_u8, jit, put_f32
@@ -59,10 +59,9 @@ def embed_kernel(name: str) -> Callable[..., None]:
         n, ld, by = at(row, N), at(row, LDY), at(row, BY)
         source = at(context, IDS if by == BY_ID else POSITIONS if by == BY_POSITION else SEGMENTS)
         groups = ld // GROUP
-        for j in range(item(), count(row, context) * groups, items()):
-            t, g = j // groups, j % groups
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
             r = get_i64(source + 8 * t) + at(row, OFFSET)
-            for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
+            for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):
                 y = at(row, Y) + (t * ld + i) * 4
                 value = F0
                 if i < n:

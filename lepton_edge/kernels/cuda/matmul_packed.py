@@ -18,7 +18,7 @@ from numba import config, cuda
 
 from ..layout import BLOCK, GROUP, GROUP_BYTES, SCALES
 from ..ops import ROW
-from .common import F0, at, count, item, items, room, scales_at
+from .common import F0, at, count, warp_here, warps_there, room, scales_at
 from .elementwise import fields
 from .embed import packed
 from .words import LANES, get_f32, get_i8, jit, put_f32
@@ -243,7 +243,7 @@ def plain_kernel(op: str, name: str) -> Callable[..., None]:
         units = np.int64(0)
         for part in range(1 if gated else parts):
             units += at(row + part * 8 * ROW, BLOCKS) * (parts if gated else 1)
-        for i in range(item(), tokens * units, items()):
+        for i in range(warp_here(), tokens * units, warps_there()):
             token = i % tokens
             here, w, y, bias, accumulate, b = operand(row, parts, i // tokens, 1)
             for r in range(b * BLOCK, (b + 1) * BLOCK):

@@ -12,7 +12,7 @@ from numba import config, cuda
 
 from ..layout import BLOCK
 from ..ops import PLAIN, ROW
-from .common import F0, at, count, item, items
+from .common import F0, at, count, warp_here, warps_there
 from .elementwise import fields
 from .embed import getter
 from .words import LANES, get_f32, jit, put_f32, warp_sum
@@ -194,7 +194,7 @@ def plain_kernel(name: str) -> Callable[..., None]:
         rows = 0
         for part in range(parts):
             rows += at(row + part * 8 * ROW, ROWS)
-        for i in range(item(), rows * tokens, items()):
+        for i in range(warp_here(), rows * tokens, warps_there()):
             token = i % tokens
             here, r = operand(row, parts, i // tokens, 1)
             value = F0

@@ -22,7 +22,7 @@ def probe_mma() -> Callable[..., None]:
     def body(e: Any, held: list[Any]) -> Sequence[Any]:
         bits = e.as_bits(held)
         a, b = [e.add(bits[0], e.i32(i)) for i in range(4)], [e.add(bits[1], e.i32(i)) for i in range(2)]
-        return [e.bits_f(e.mma_i8([*a[1:], bits[i]], b)[0]) for i in range(CHAINS)]
+        return [e.bits_f(e.mma_i8([*a[1:], e.add(bits[i], e.i32(i))], b)[0]) for i in range(CHAINS)]
 
     start, step = zeros(CHAINS), unrolled(body, CHAINS)
 

@@ -14,7 +14,7 @@ from numba.cuda.extending import intrinsic
 
 __all__ = [
     "LANES", "WIDTH", "Emit", "arrive", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
-    "get_i8", "get_shared_f32", "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
+    "get_i8", "get_shared_f32", "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
     "warp_max",
     "warp_sum", "zeros",
 ]  # fmt: skip
@@ -322,6 +322,7 @@ get_fresh_f32 = word("ld.global.cg.f32 $0, [$1];", "f32", "b64")  # what other b
 exp2 = word("ex2.approx.ftz.f32 $0, $1;", "f32", "f32", pure=True)
 get_shared_f32 = word("ld.shared.f32 $0, [$1];", "f32", "b32")
 put_shared_f32 = word("st.shared.f32 [$0], $1;", "", "b32", "f32")
+max_nan = word("max.NaN.f32 $0, $1, $2;", "f32", "f32", "f32", pure=True)  # NaN if one is
 round_i32 = word("cvt.rni.s32.f32 $0, $1;", "b32", "f32", pure=True)
 # Counts a block that has written its part, and sees what those counted before have written.
 arrive = word("atom.acq_rel.gpu.global.add.s32 $0, [$1], 1;", "b32", "b64")
@@ -343,7 +344,7 @@ def warp_sum(x):
 
 @jit
 def warp_max(x):
-    """The largest over the lanes of a warp, in each."""
+    """The largest over the lanes of a warp, in each; NaN if one is."""
     for distance in (16, 8, 4, 2, 1):
-        x = max(x, cuda.shfl_xor_sync(FULL, x, distance))
+        x = max_nan(x, cuda.shfl_xor_sync(FULL, x, distance))
     return x

@@ -13,7 +13,7 @@ from numba import cuda
 from ..layout import PAGE
 from ..ops import CACHES
 from .cache import cache, page_of
-from .common import F0, F1, at, count, item, items
+from .common import F0, F1, at, count, warp_here, warps_there
 from .elementwise import fields
 from .layout import PAGES, POSITIONS
 from .words import LANES, get_f32, get_i64, jit, put_f32, sync_warp, warp_sum
@@ -66,25 +66,30 @@ def rope_kernel(name: str) -> Callable[..., None]:
     kind = cache(name)
     head_bytes, put = kind.head, kind.put
 
-    def kernel(row, context, extra):
+    @jit
+    def turn_or_put(row, context, t, head):
+        """Head number `head` of token t: those of q, then of k, then of v."""
         heads, kv_heads, d = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM)
-        each, group = heads + 2 * kv_heads, heads // kv_heads
-        for i in range(item(), count(row, context) * each, items()):
-            t, head = i // each, i % each
-            position = get_i64(at(context, POSITIONS) + 8 * t)
-            angles = at(row, TABLE) + position * at(row, ROPE_DIM) * 4
-            if head < heads:
-                g = head // group
-                x = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP) + (head - g * group) * d) * 4
-                turn(row, x, Q_NORM, head, angles)
-            else:
-                value = 1 if head >= heads + kv_heads else 0
-                g = head - heads - value * kv_heads
-                x = at(row, V if value != 0 else K) + (t * at(row, LDK) + g * at(row, K_STEP)) * 4
-                if value == 0:
-                    turn(row, x, K_NORM, g, angles)
-                page = page_of(context, PAGES, t, position) + at(row, LAYER) + g * head_bytes(d)
-                put(page, value, position % PAGE, d, x)
+        position = get_i64(at(context, POSITIONS) + 8 * t)
+        angles = at(row, TABLE) + position * at(row, ROPE_DIM) * 4
+        if head < heads:
+            group = heads // kv_heads
+            g = head // group
+            x = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP) + (head - g * group) * d) * 4
+            turn(row, x, Q_NORM, head, angles)
+            return
+        value = 1 if head >= heads + kv_heads else 0
+        g = head - heads - value * kv_heads
+        x = at(row, V if value != 0 else K) + (t * at(row, LDK) + g * at(row, K_STEP)) * 4
+        if value == 0:
+            turn(row, x, K_NORM, g, angles)
+        page = page_of(context, PAGES, t, position) + at(row, LAYER) + g * head_bytes(d)
+        put(page, value, position % PAGE, d, x)
+
+    def kernel(row, context, extra):
+        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+            for head in range(warp_here(), at(row, HEADS) + 2 * at(row, KV_HEADS), warps_there()):
+                turn_or_put(row, context, t, head)
 
     return kernel
 

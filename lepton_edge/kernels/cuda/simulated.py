@@ -11,7 +11,7 @@ from numba import cuda
 
 __all__ = [
     "LANES", "WIDTH", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
-    "get_u8", "jit", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
+    "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
     "warp_sum",
 ]  # fmt: skip
 
@@ -65,6 +65,10 @@ def arrive(address: int) -> int:
     counted = get_i32(address)
     put_i32(address, counted + 1)
     return counted
+
+
+def max_nan(x: Any, y: Any) -> Any:
+    return np.maximum(x, y)
 
 
 def sync_warp() -> None:

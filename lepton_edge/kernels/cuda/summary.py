@@ -1,6 +1,6 @@
 """What a sampler asks of a token's logits (see `kernels/summary.py`): maxima of blocks, the likeliest tokens, sums.
 
-`block_peaks` has a warp for each chunk of logits.  `top` has a block for each token: the TOP-th largest maximum bounds
+`block_peaks` has a block for each chunk of logits.  `top` has a block for each token: the TOP-th largest maximum bounds
 what the likeliest logits are; of the blocks that reach it the TOP-th largest logit is found, exactly, eight bits of its
 place among the floats at a time; then those that reach it are put in order.
 """
@@ -13,10 +13,10 @@ import numpy as np
 from numba import cuda
 
 from ..layout import TOP, TOP_BLOCK, TOP_CHUNK
-from .common import F0, F1, at, count, item, items
+from .common import F0, at, block_max, block_sum
 from .elementwise import fields
 from .layout import HEATS
-from .words import LANES, get_f32, get_i32, jit, put_f32, put_i32, warp_max, warp_sum
+from .words import LANES, get_f32, get_i32, jit, put_f32, put_i32, warp_max
 
 __all__ = ["KERNELS"]
 
@@ -28,9 +28,11 @@ TOP_X, TOP_LDX, TOP_N, TOP_PEAKS, TOP_LDP, TOP_Y, TOP_LDY, TOP_IDS = (
 BLOCKS = TOP_CHUNK // TOP_BLOCK
 NOTHING, LOWEST = np.float32(-np.inf), np.float32(np.finfo(np.float32).min)
 BINS = 256
-COUNTS = BINS + 2  # of logits by eight bits; and which of them is wanted, and how many before it are left
+SOME = 16
+CHOSEN = BINS + BINS // SOME
+COUNTS = CHOSEN + 2  # of logits by eight bits, by four; which bits are chosen, and how many are wanted among them
 HELD = 2 * TOP
-MAX_THREADS = 512
+STARTS = 1024 + 1024 // SOME
 
 
 def peaks_kernel() -> Callable[..., None]:
@@ -38,31 +40,30 @@ def peaks_kernel() -> Callable[..., None]:
     heated.  NaN is not among the maxima, and makes the sums NaN."""
 
     def kernel(row, context, extra):
-        n, lane = at(row, N), cuda.threadIdx.x % LANES
-        chunks = (n + TOP_CHUNK - 1) // TOP_CHUNK
-        for i in range(item(), count(row, context) * chunks, items()):
-            m, c = i // chunks, i % chunks
-            x, y = at(row, X) + m * at(row, LDX) * 4, at(row, PEAKS_Y) + m * at(row, PEAKS_LDY) * 4
-            heat, peak = get_f32(at(context, HEATS) + 4 * m), LOWEST
-            for b in range(c * BLOCKS, (c + 1) * BLOCKS):
-                largest = NOTHING
-                for j in range(b * TOP_BLOCK + lane, min(n, (b + 1) * TOP_BLOCK), LANES):
-                    value = get_f32(x + 4 * j)
-                    if value > largest:
-                        largest = value
-                largest = warp_max(largest)
-                if lane == 0:
-                    put_f32(y + 4 * b, largest)
-                peak = max(peak, largest)
-            total, heated = F0, F0
-            for j in range(c * TOP_CHUNK + lane, min(n, (c + 1) * TOP_CHUNK), LANES):
-                away = get_f32(x + 4 * j) - peak
-                total += math.exp(away)
-                heated += math.exp(away * heat)
-            total, heated = warp_sum(total), warp_sum(heated)
+        n, m, c = at(row, N), cuda.blockIdx.y, cuda.blockIdx.x
+        thread, threads, lane = cuda.threadIdx.x, cuda.blockDim.x, cuda.threadIdx.x % LANES
+        chunks, stop = cuda.gridDim.x, min(n, (c + 1) * TOP_CHUNK)
+        x, y = at(row, X) + m * at(row, LDX) * 4, at(row, PEAKS_Y) + m * at(row, PEAKS_LDY) * 4
+        heat, peak = get_f32(at(context, HEATS) + 4 * m), LOWEST
+        for b in range(c * BLOCKS + thread // LANES, (c + 1) * BLOCKS, threads // LANES):
+            largest = NOTHING
+            for j in range(b * TOP_BLOCK + lane, min(n, (b + 1) * TOP_BLOCK), LANES):
+                value = get_f32(x + 4 * j)
+                if value > largest:
+                    largest = value
+            largest = warp_max(largest)
             if lane == 0:
-                put_f32(y + 4 * (chunks * BLOCKS + c), total)
-                put_f32(y + 4 * (chunks * BLOCKS + chunks + c), heated)
+                put_f32(y + 4 * b, largest)
+            peak = max(peak, largest)
+        peak, total, heated = block_max(peak), F0, F0
+        for j in range(c * TOP_CHUNK + thread, stop, threads):
+            away = get_f32(x + 4 * j) - peak
+            total += math.exp(away)
+            heated += math.exp(away * heat)
+        total, heated = block_sum(total), block_sum(heated)
+        if thread == 0:
+            put_f32(y + 4 * (chunks * BLOCKS + c), total)
+            put_f32(y + 4 * (chunks * BLOCKS + chunks + c), heated)
 
     return kernel
 
@@ -82,7 +83,7 @@ def nth(x, peaks, limit, n, blocks, wanted, bins):
     `limit` (0: of all); 0 where there are fewer."""
     thread, threads, found = cuda.threadIdx.x, cuda.blockDim.x, np.int64(0)
     for shift in range(24, -1, -8):
-        for i in range(thread, BINS + 2, threads):
+        for i in range(thread, COUNTS, threads):
             bins[i] = 0
         cuda.syncthreads()
         for b in range(thread // TOP_BLOCK, blocks, max(1, threads // TOP_BLOCK)):
@@ -90,16 +91,22 @@ def nth(x, peaks, limit, n, blocks, wanted, bins):
                 for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
                     order = order_of(x + 4 * i)
                     if order > 0 and order >> (shift + 8) == found >> (shift + 8):
-                        cuda.atomic.add(bins, (order >> shift) & 255, 1)
+                        digit = (order >> shift) & 255
+                        cuda.atomic.add(bins, digit, 1)
+                        cuda.atomic.add(bins, BINS + digit // SOME, 1)
         cuda.syncthreads()
         if thread == 0:
-            left, digit = wanted, BINS - 1
-            while digit >= 0 and bins[digit] < left:
+            left, some = wanted, BINS // SOME - 1
+            while some >= 0 and bins[BINS + some] < left:
+                left -= bins[BINS + some]
+                some -= 1
+            digit = (some + 1) * SOME - 1
+            while some >= 0 and bins[digit] < left:
                 left -= bins[digit]
                 digit -= 1
-            bins[BINS], bins[BINS + 1] = digit, left
+            bins[CHOSEN], bins[CHOSEN + 1] = digit, left
         cuda.syncthreads()
-        digit, wanted = bins[BINS], bins[BINS + 1]
+        digit, wanted = bins[CHOSEN], bins[CHOSEN + 1]
         cuda.syncthreads()
         if digit < 0:
             return np.int64(0)
@@ -108,19 +115,57 @@ def nth(x, peaks, limit, n, blocks, wanted, bins):
 
 
 @jit
-def total_of(peaks, sums, chunks, peak, heat, shares, write):
-    """The chunks' sums, each relative to the largest of its chunk, as one sum relative to `peak`, by a warp; its terms
-    go to `shares`."""
-    lane, total = cuda.threadIdx.x % LANES, F0
-    for c in range(lane, chunks, LANES):
+def put_sums(peaks, chunks, peak, heat, y):
+    """The chunks' sums, each relative to the largest of its chunk, as sums relative to `peak`, behind the TOP values;
+    and what each chunk adds to the second."""
+    lane, warp, plain, heated = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES, F0, F0
+    sums = peaks + 4 * chunks * BLOCKS
+    for c in range(warp, chunks, cuda.blockDim.x // LANES):
         largest = LOWEST
-        for b in range(c * BLOCKS, (c + 1) * BLOCKS):
+        for b in range(c * BLOCKS + lane, (c + 1) * BLOCKS, LANES):
             largest = max(largest, get_f32(peaks + 4 * b))
-        share = get_f32(sums + 4 * c) * math.exp((largest - peak) * heat)
-        if write:
-            put_f32(shares + 4 * c, share)
-        total += share
-    return warp_sum(total)
+        away = warp_max(largest) - peak
+        share = get_f32(sums + 4 * (chunks + c)) * math.exp(away * heat)
+        if lane == 0:
+            put_f32(y + 4 * (TOP + 2 + c), share)
+            plain += get_f32(sums + 4 * c) * math.exp(away)
+            heated += share
+    plain, heated = block_sum(plain), block_sum(heated)
+    if cuda.threadIdx.x == 0:
+        put_f32(y + 4 * TOP, plain)
+        put_f32(y + 4 * TOP + 4, heated)
+
+
+@jit
+def put_token(x, y, ids, place, token):
+    put_i32(ids + 4 * place, token)
+    put_f32(y + 4 * place, get_f32(x + 4 * token))
+
+
+@jit
+def put_first_equals(x, n, last, place, y, ids, starts):
+    """Of very many logits of the order `last` the first, from place on, up to TOP: each thread looks at neighbours."""
+    thread, threads, equals = cuda.threadIdx.x, cuda.blockDim.x, 0
+    share = (n + threads - 1) // threads
+    for i in range(thread * share, min(n, (thread + 1) * share)):
+        if order_of(x + 4 * i) == last:
+            equals += 1
+    starts[thread] = equals
+    cuda.syncthreads()
+    if thread % SOME == 0:
+        total = 0
+        for i in range(thread, min(threads, thread + SOME)):
+            total += starts[i]
+        starts[threads + thread // SOME] = total
+    cuda.syncthreads()
+    for i in range(thread // SOME):
+        place += starts[threads + i]
+    for i in range(thread // SOME * SOME, thread):
+        place += starts[i]
+    for i in range(thread * share, min(n, (thread + 1) * share)):
+        if place < TOP and order_of(x + 4 * i) == last:
+            put_token(x, y, ids, place, i)
+            place += 1
 
 
 def top_kernel() -> Callable[..., None]:
@@ -129,9 +174,9 @@ def top_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         bins = cuda.shared.array(COUNTS, np.int32)
-        starts = cuda.shared.array(MAX_THREADS, np.int32)
         held = cuda.shared.array(HELD, np.int32)  # ids of those above the last, then of those that equal it
-        found = cuda.shared.array(1, np.int32)
+        found = cuda.shared.array(2, np.int32)  # how many of both
+        starts = cuda.shared.array(STARTS, np.int32)
         thread, threads, n = cuda.threadIdx.x, cuda.blockDim.x, at(row, TOP_N)
         m = cuda.blockIdx.x
         x, peaks = at(row, TOP_X) + m * at(row, TOP_LDX) * 4, at(row, TOP_PEAKS) + m * at(row, TOP_LDP) * 4
@@ -139,43 +184,21 @@ def top_kernel() -> Callable[..., None]:
         blocks, chunks = (n + TOP_BLOCK - 1) // TOP_BLOCK, (n + TOP_CHUNK - 1) // TOP_CHUNK
         limit = nth(peaks, peaks, 0, blocks, (blocks + TOP_BLOCK - 1) // TOP_BLOCK, TOP, bins)
         last = nth(x, peaks, limit, n, blocks, TOP, bins)  # 0: all of them, but for NaN
-        if thread == 0:
-            found[0] = 0
-        # A thread has neighbouring blocks, so that equal logits stay in order.
-        share, equals = (blocks + threads - 1) // threads, 0
+        for i in range(thread, 2, threads):
+            found[i] = 0
         cuda.syncthreads()
-        for b in range(thread * share, min(blocks, (thread + 1) * share)):
+        for b in range(thread // TOP_BLOCK, blocks, max(1, threads // TOP_BLOCK)):
             if order_of(peaks + 4 * b) >= limit:
-                for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
+                for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
                     order = order_of(x + 4 * i)
                     if order > last:
                         held[cuda.atomic.add(found, 0, 1)] = i
                     elif order == last and order > 0:
-                        equals += 1
-        starts[thread] = equals
+                        place = cuda.atomic.add(found, 1, 1)
+                        if place < TOP:
+                            held[TOP + place] = i
         cuda.syncthreads()
-        if thread == 0:
-            total = 0
-            for i in range(threads):
-                total, starts[i] = total + starts[i], total
-        cuda.syncthreads()
-        place = starts[thread]
-        if equals > 0:
-            for b in range(thread * share, min(blocks, (thread + 1) * share)):
-                if order_of(peaks + 4 * b) >= limit:
-                    for i in range(b * TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK)):
-                        if order_of(x + 4 * i) == last:
-                            if place < TOP:
-                                held[TOP + place] = i
-                            place += 1
-        cuda.syncthreads()
-        above = found[0]
-        for i in range(thread, TOP, threads):
-            if i >= above:
-                there = last > 0
-                token = np.int64(held[TOP + i - above]) if there else np.int64(0)
-                put_i32(ids + 4 * i, token)
-                put_f32(y + 4 * i, get_f32(x + 4 * token) if there else NOTHING)
+        above, equal = found[0], found[1]
         for i in range(thread, above, threads):
             token, rank = np.int64(held[i]), 0
             mine = order_of(x + 4 * token)
@@ -183,17 +206,23 @@ def top_kernel() -> Callable[..., None]:
                 other = order_of(x + 4 * np.int64(held[j]))
                 if other > mine or (other == mine and held[j] < token):
                     rank += 1
-            put_i32(ids + 4 * rank, token)
-            put_f32(y + 4 * rank, get_f32(x + 4 * token))
+            put_token(x, y, ids, rank, token)
+        if equal <= TOP:
+            for i in range(thread, equal, threads):
+                token, place = np.int64(held[TOP + i]), above
+                for j in range(equal):
+                    if held[TOP + j] < token:
+                        place += 1
+                if place < TOP:
+                    put_token(x, y, ids, place, token)
+        else:
+            put_first_equals(x, n, last, above, y, ids, starts)
+        for i in range(thread, TOP, threads):
+            if i >= above + equal:
+                put_i32(ids + 4 * i, 0)
+                put_f32(y + 4 * i, NOTHING)
         cuda.syncthreads()
-        if thread < LANES:
-            peak, heat = max(get_f32(y), LOWEST), get_f32(at(context, HEATS) + 4 * m)
-            sums = peaks + 4 * chunks * BLOCKS
-            plain = total_of(peaks, sums, chunks, peak, F1, y, False)
-            heated = total_of(peaks, sums + 4 * chunks, chunks, peak, heat, y + 4 * (TOP + 2), True)
-            if thread == 0:
-                put_f32(y + 4 * TOP, plain)
-                put_f32(y + 4 * TOP + 4, heated)
+        put_sums(peaks, chunks, max(get_f32(y), LOWEST), get_f32(at(context, HEATS) + 4 * m), y)
 
     return kernel
 

@@ -23,6 +23,7 @@ PACKED = ("q8", "q4")  # of those that are packed, the ones with kernels here
 ROWS = 16  # query rows of attention's warps
 FAST_HEADS = (32, 64, 96, 128)
 SPLIT_TOKENS = 64  # tokens up to which the columns of a packed weight are split over warps
+MAX_BLOCKS = 65535  # along y of a grid
 EACH_WARP = 2  # chunks of positions that a warp of split attention has, at least
 
 ELEMENTWISE = ("quantize", "activate", "squash", "limit", "grow", "gather", "average")
@@ -46,16 +47,19 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """A launch for a row.  kernels: all that it may need; choose(sizes) -> (kernel, extra, shape)."""
+    """A launch for a row.  kernels: all that it may need; choose(sizes) -> (kernel, extra, shape), None for no launch."""
 
     row: int
     kernels: tuple[str, ...]
-    choose: Callable[[Sizes], tuple[str, int, Shape]]
+    choose: Callable[[Sizes], tuple[str, int, Shape] | None]
 
-    def launch(self, table: int, header: int, row_bytes: int, sizes: Sizes) -> Launch:
-        """With the addresses of the table and of the step's header."""
-        kernel, extra, shape = self.choose(sizes)
-        return kernel, table + self.row * row_bytes, header, extra, shape
+    def launch(self, table: int, header: int, row_bytes: int, sizes: Sizes) -> list[Launch]:
+        """With the addresses of the table and of the step's header; one or none."""
+        chosen = self.choose(sizes)
+        if chosen is None:
+            return []
+        kernel, extra, shape = chosen
+        return [(kernel, table + self.row * row_bytes, header, extra, shape)]
 
 
 def lower(program: Program, fast: bool) -> list[list[Call] | range]:
@@ -121,13 +125,17 @@ def _calls(program: Program, i: int, rows: list[Row], fast: bool) -> Iterable[Ca
     elif kind == "matmul":
         yield _plain(program, i, rows, count, fast)
     elif kind == "attention":
-        yield _attention(i, row, fast)
+        fast = fast and _has_fast(row)
+        yield _attention(i, row) if fast else _attention_of_any_kind(i, row)
         if row.values["records"] is not None:
-            yield _warps(i, "attention_records", int(row.values["ldy"] or 0) // GROUP, count)
+            yield _records(i, row, fast)
     elif row.op == "top":
         yield Call(i, ("top",), lambda sizes: ("top", 0, (sizes.wanted, 1, 1, 512)))
+    elif row.op == "block_peaks":
+        chunks = -(-int(row.values["n"] or 0) // TOP_CHUNK)
+        yield Call(i, ("block_peaks",), lambda sizes: ("block_peaks", 0, (chunks, sizes.wanted, 1, THREADS)))
     elif row.op.endswith("norm"):
-        threads = min(1024, max(128, 32 * int(row.values["groups"] or 0)))
+        threads = min(512, max(128, 32 * int(row.values["groups"] or 0)))
         yield Call(i, (row.op,), lambda sizes: (row.op, 0, (count(sizes), 1, 1, threads)))
     else:
         yield _warps(i, row.op, _warps_of(row), count)
@@ -144,22 +152,14 @@ def _warps_of(row: Row) -> int:
     values: dict[str, Any] = dict(row.values)
     if row.op.startswith("rope"):
         return int(values["heads"] + 2 * values["kv_heads"])
-    if row.op == "block_peaks":
-        return -(-int(values["n"]) // TOP_CHUNK)
-    if row.op == "grow":
-        return 1
     columns = values.get("ldy") or values.get("ld") or values.get("ldx")
     return max(1, int(columns) // GROUP)
 
 
 def _warps(i: int, kernel: str, each: int, count: Callable[[Sizes], int]) -> Call:
-    """A kernel that shares out `each` items of every token over warps."""
-
-    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
-        blocks = -(-each * count(sizes) // WARPS)
-        return kernel, 0, (max(1, min(blocks, 16 * sizes.processors)), 1, 1, THREADS)
-
-    return Call(i, (kernel,), choose)
+    """A kernel that has `each` warps for every token."""
+    blocks, threads = -(-each // WARPS), 32 * min(WARPS, each)
+    return Call(i, (kernel,), lambda sizes: (kernel, 0, (blocks, min(count(sizes), MAX_BLOCKS), 1, threads)))
 
 
 def _packed(i: int, op: str, parts: int, blocks: list[int], count: Callable[[Sizes], int], fast: bool) -> Call:
@@ -189,7 +189,7 @@ def _plain(program: Program, i: int, rows: list[Row], count: Callable[[Sizes], i
     def choose(sizes: Sizes) -> tuple[str, int, Shape]:
         n = count(sizes)
         if not aligned or (n > 16 and not square):
-            return op, parts, (min(16 * sizes.processors, -(-sum(heights) * n // WARPS)), 1, 1, THREADS)
+            return op, parts, (1 + min(16 * sizes.processors, -(-sum(heights) * n // WARPS)), 1, 1, THREADS)
         if n <= 4 or not square:
             tokens = 1 if n == 1 else 4
             return f"{op}_few{tokens}", parts, (-(-sum(heights) // WARPS), -(-n // tokens), 1, THREADS)
@@ -206,21 +206,44 @@ def _group(row: Row) -> int:
     return int(row.values["heads"] or 0) // int(row.values["kv_heads"] or 1)
 
 
-def _attention(i: int, row: Row, fast: bool) -> Call:
-    """The tensor cores', where a row asks for nothing that only the general kernel knows."""
+def _has_fast(row: Row) -> bool:
+    """Whether the tensor cores' kernels know all that an attention's row asks for."""
+    rare = any(row.values.get(name) for name in ("cap", "slopes", "distances", "q_terms"))
+    return row.op == "attention_f16" and row.values["head_dim"] in FAST_HEADS and _group(row) <= ROWS and not rare
+
+
+def _single(sizes: Sizes) -> bool:
+    """Whether every token is of another sequence."""
+    return sizes.tiles == sizes.tokens
+
+
+def _attention(i: int, row: Row) -> Call:
     values: dict[str, Any] = dict(row.values)
-    d, heads, kv_heads = values["head_dim"], values["heads"], values["kv_heads"]
-    rare = any(values.get(name) for name in ("cap", "slopes", "distances", "q_terms"))
-    if not (fast and row.op == "attention_f16" and d in FAST_HEADS and _group(row) <= ROWS and not rare):
-        return _warps(i, row.op, heads, _counter(row))
-    wide, split, chunk, warps = f"attention_wide{d}", f"attention_split{d}", 32 if d <= 64 else 16, 8 if d <= 64 else 4
+    d, kv_heads = values["head_dim"], values["kv_heads"]
+    chunk, warps = (32, 8) if d <= 64 else (16, 4)  # as in attention_fast.py
 
     def choose(sizes: Sizes) -> tuple[str, int, Shape]:
-        if sizes.tiles < sizes.tokens:
-            return wide, 0, (-(-sizes.tiles // 4), kv_heads, 1, 128)
+        if not _single(sizes):
+            return f"attention_wide{d}", 0, (-(-sizes.tiles // 4), kv_heads, 1, 128)
         seen = min(sizes.seen, values["window"] or sizes.seen)
         wanted = -(-seen // (chunk * warps * EACH_WARP))
         most = min(SPLITS, max(1, PARTS // (sizes.tokens * kv_heads)))
-        return split, 0, (kv_heads, sizes.tokens, max(1, min(most, wanted)), 32 * warps)
+        return f"attention_split{d}", 0, (kv_heads, sizes.tokens, max(1, min(most, wanted)), 32 * warps)
 
-    return Call(i, (wide, split), choose)
+    return Call(i, (f"attention_wide{d}", f"attention_split{d}"), choose)
+
+
+def _attention_of_any_kind(i: int, row: Row) -> Call:
+    heads = int(row.values["heads"] or 0)
+
+    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
+        blocks = max(1, min(16 * sizes.processors, -(-heads * sizes.tokens // WARPS)))
+        return row.op, 0, (blocks, 1, 1, THREADS)
+
+    return Call(i, (row.op,), choose)
+
+
+def _records(i: int, row: Row, fast: bool) -> Call:
+    """Attention's output as int8 groups; the split kernel has done it."""
+    plain = _warps(i, "attention_records", int(row.values["ldy"] or 0) // GROUP, _counter(row))
+    return Call(i, plain.kernels, lambda sizes: None if fast and _single(sizes) else plain.choose(sizes))

@@ -103,7 +103,7 @@ class CudaPlan(Plan):
         key = (part, header, sizes)
         graph = self._graphs.pop(key, None)
         if graph is None:
-            launches = [call.launch(self._table.at, header, 8 * ROW, sizes) for call in calls]
+            launches = [one for call in calls for one in call.launch(self._table.at, header, 8 * ROW, sizes)]
             if key not in self._seen:
                 self._seen[key] = None
                 self._device.launch(launches)

@@ -18,7 +18,7 @@ class Simulator(Device):
     def __init__(self) -> None:
         self._held: dict[int, NDArray[np.uint8]] = {}
         self._kernels: dict[str, Any] = {}
-        self.arch, self.processors, self.name = "sim", 2, "Numba's CUDA simulator"
+        self.arch, self.processors, self.name = "sim", 0, "Numba's CUDA simulator"
 
     def use(self) -> None:
         pass

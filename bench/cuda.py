@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from lepton_edge.checkpoint.store import Weight
 from lepton_edge.cli.shapes import SHAPES
-from lepton_edge.kernels.layout import PAGE
+from lepton_edge.kernels.layout import GROUP, GROUP_BYTES, PAGE, SCALES
 from lepton_edge.kernels.ops import ROW
 from lepton_edge.models.registry import spec_from_config
 from lepton_edge.quant.random import RandomCheckpoint
@@ -31,10 +32,26 @@ from lepton_edge.runtime.cuda.lower import Sizes
 from lepton_edge.runtime.cuda.memory import Block
 from lepton_edge.runtime.cuda.plan import CudaPlan
 
+HEADS = ("model.embed_tokens.weight", "lm_head.weight")
 COPIED = 2 << 30  # bytes of the copy, many times any cache
 PROBE_ROUNDS, PROBE_WARPS = 4096, 32
 PROBE_OPERATIONS = 8 * 2 * 16 * 8 * 32  # of a warp in one round, see kernels/cuda/probe.py
 PROMPT, STEPS, MANY = 2048, 64, 64
+
+
+class Distinct(RandomCheckpoint):
+    """Random weights whose rows of the head differ: equal logits are what no model has, and dear to sort."""
+
+    def weight(self, name: str) -> Weight:
+        found = super().weight(name)
+        if name not in HEADS or found.format not in GROUP_BYTES:
+            return found
+        rows, columns = found.shape
+        data = found.data.reshape(-1, columns // GROUP, GROUP_BYTES[found.format]).copy()
+        scales = data[:, :, :SCALES].copy().view(np.float16)
+        by = np.random.default_rng(2).uniform(0.5, 1, (len(data), 1, scales.shape[2]))
+        data[:, :, :SCALES] = (scales * by).astype(np.float16).view(np.uint8)
+        return Weight(name, found.format, (rows, columns), data.reshape(-1))
 
 
 def bandwidth(device: Device, rounds: int) -> float:
@@ -140,7 +157,7 @@ def main() -> None:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for shape in arguments.shape or ("smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"):
         spec = spec_from_config(SHAPES[shape], shape)
-        source = RandomCheckpoint(spec.tensors(), arguments.format, 1, spec.matrices())
+        source = Distinct(spec.tensors(), arguments.format, 1, spec.matrices())
         engine = CudaEngine.load(source, spec, context=4096, threads=1, notify=lambda line: print(line, file=sys.stderr))
         read, speed = bandwidth(engine._device, arguments.rounds), tensor_speed(engine._device, arguments.rounds)
         ids = np.random.default_rng(1).integers(0, spec.vocab, PROMPT)

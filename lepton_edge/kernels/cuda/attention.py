@@ -16,7 +16,7 @@ from .cache import cache, page_of
 from .common import F0, F1, at, count, warp_here, warps_there
 from .elementwise import fields, records_kernel
 from .layout import ENDS, MAX_HEAD, MEMORY_ENDS, MEMORY_PAGES, PAGES, POSITIONS
-from .words import LANES, get_f32, get_i64, jit, put_f32, warp_sum
+from .words import LANES, begin, get_f32, get_i64, jit, put_f32, warp_sum
 
 __all__ = ["F", "KERNELS", "limits"]
 
@@ -75,8 +75,9 @@ def attention_kernel(name: str) -> Callable[..., None]:
         total = cuda.local.array(HELD, np.float32)
         heads, kv_heads, d = at(row, HEADS), at(row, KV_HEADS), at(row, HEAD_DIM)
         group, lane = heads // kv_heads, cuda.threadIdx.x % LANES
+        begin()
         pages = MEMORY_PAGES if at(row, SIGHT) == MEMORY else PAGES
-        for j in range(warp_here(), count(row, context) * heads, warps_there()):
+        for j in range(warp_here(), count(extra) * heads, warps_there()):
             t, h = j // heads, j % heads
             g = h // group
             q = at(row, Q) + (t * at(row, LDQ) + g * at(row, Q_STEP) + (h - g * group) * d) * 4

@@ -20,9 +20,9 @@ from ..layout import GROUP, PAGE
 from ..ops import MEMORY
 from .attention import HEADS, KV_HEADS, LAYER, LDQ, LDY, LOWEST, Q_STEP, RECORDS, SCALE, SIGHT, SINKS, Q, Y, limits
 from .cache import cache, page_of
-from .common import F0, F1, at, put_group, room
-from .layout import COUNTERS, COUNTS, MEMORY_PAGES, PAGES, PARTIALS, TILES
-from .words import LANES, arrive, get_f32, get_i64, jit, put_f32, put_i32
+from .common import F0, F1, at, more, put_group, room
+from .layout import COUNTERS, MEMORY_PAGES, PAGES, PARTIALS, TILES
+from .words import LANES, arrive, begin, get_f32, get_i64, jit, put_f32, put_i32
 
 if not config.ENABLE_CUDASIM:
     from .ptx import exp2, get_fresh_f32, get_shared_f32, put_shared_f32, shared, unrolled, zeros
@@ -88,7 +88,7 @@ def chunk_word(d: int) -> Any:
         q = e.as_bits(state[4 * tiles + 4 :])
         scores: list[list[Any]] = []
         for j in range(keys // 8):
-            key = [bits for i in range(d // 32) for bits in e.load(k, 4, 8 * j * row + 16 * i)]
+            key = [bits for i in range(d // 32) for bits in e.read(k, 4, 8 * j * row + 16 * i)]
             held = [e.f32(0.0)] * 4
             for s in range(d // 16):
                 for first in (d // 4 + 4 * s, 4 * s):
@@ -200,15 +200,15 @@ def with_sink(row, h, weights, peak):
 
 
 def wide_kernel(d: int) -> Callable[..., None]:
-    """Block (x, y): a warp for each tile of neighbouring tokens of a sequence, of key head y."""
+    """Block (x, y): a warp for each tile of neighbouring tokens of a sequence, of key head y; there are `more` tiles."""
     queries, sweep, keys = query_word(d), sweep_of(d), keys_of(d)
-    start, (begin, weights_of, peaks_of), out = zeros(1), join_words(d), out_word(d, False)
+    start, (state_of, weights_of, peaks_of), out = zeros(1), join_words(d), out_word(d, False)
 
     def kernel(row, context, extra):
         lane, kv_heads = cuda.threadIdx.x % LANES, at(row, KV_HEADS)
         group, g = at(row, HEADS) // kv_heads, cuda.blockIdx.y
         # The last tokens see most: begin with them.
-        tile = at(context, COUNTS + 16) - 1 - (cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) // LANES
+        tile = more(extra) - 1 - (cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) // LANES
         if tile < 0:
             return
         first_token, tokens = get_i64(at(context, TILES) + 16 * tile), get_i64(at(context, TILES) + 16 * tile + 8)
@@ -220,6 +220,7 @@ def wide_kernel(d: int) -> Callable[..., None]:
         if not has_down:
             down = first_token
         step = at(row, Q_STEP)
+        begin()
         q = queries(start(), head_at(row, Q, LDQ, step, up, g, r % group, d) + lane % 4 * d,
                     head_at(row, Q, LDQ, step, down, g, (r + 8) % group, d) + lane % 4 * d,
                     np.int32(has_up), np.int32(has_down))  # fmt: skip
@@ -227,7 +228,7 @@ def wide_kernel(d: int) -> Callable[..., None]:
         down_first, down_last = limits(row, context, down)
         low, _ = limits(row, context, first_token)
         _, high = limits(row, context, first_token + tokens - 1)
-        state = sweep(row, context, begin(q), first_token, g, low // keys, high // keys + 1, 1,
+        state = sweep(row, context, state_of(q), first_token, g, low // keys, high // keys + 1, 1,
                       up_first, up_last, down_first, down_last)  # fmt: skip
         weight, peak = weights_of(state), peaks_of(state)
         up_weight = with_sink(row, g * group + r % group, weight[0], peak[0])
@@ -245,13 +246,13 @@ def put_result(row, context, t, h, d, c, value):
     y = at(row, Y) + (t * at(row, LDY) + h * d + c) * 4
     put_f32(y, value)
     if at(row, RECORDS) != 0:
-        put_group(value, y, at(row, RECORDS), at(row, LDY) // GROUP, room(row, context), t, (h * d + c) // GROUP)
+        put_group(value, y, at(row, RECORDS), at(row, LDY) // GROUP, room(row), t, (h * d + c) // GROUP)
 
 
 def split_kernel(d: int) -> Callable[..., None]:
     """Block (x, y, z): key head x, token y, part z of the positions it sees."""
     queries, sweep, keys, warps = query_word(d), sweep_of(d), keys_of(d), warps_of(d)
-    start, (begin, weights_of, peaks_of), out = zeros(1), join_words(d), out_word(d, True)
+    start, (state_of, weights_of, peaks_of), out = zeros(1), join_words(d), out_word(d, True)
     row_bytes = 4 * (d + 2)  # of a query row's sums, its weights' sum and its maximum
     memory = shared(f"rows_{d}", warps * ROWS * row_bytes)
 
@@ -260,11 +261,12 @@ def split_kernel(d: int) -> Callable[..., None]:
         g, token, part, parts = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z, cuda.gridDim.z
         group, r = at(row, HEADS) // at(row, KV_HEADS), lane // 4
         step, down = at(row, Q_STEP), min(r + 8, group - 1)
+        begin()
         q = queries(start(), head_at(row, Q, LDQ, step, token, g, min(r, group - 1), d) + lane % 4 * d,
                     head_at(row, Q, LDQ, step, token, g, down, d) + lane % 4 * d,
                     np.int32(r < group), np.int32(r + 8 < group))  # fmt: skip
         first, last = limits(row, context, token)
-        state = sweep(row, context, begin(q), token, g, first // keys + part * warps + warp, last // keys + 1,
+        state = sweep(row, context, state_of(q), token, g, first // keys + part * warps + warp, last // keys + 1,
                       parts * warps, first, last, first, last)  # fmt: skip
         weight, peak, held = weights_of(state), peaks_of(state), memory()
         mine = held + (warp * ROWS + r) * row_bytes

@@ -32,14 +32,17 @@ def to_ptx(op: str, kernel: Any, arch: str) -> str:
     from numba import cuda
     from numba.cuda import dispatcher, types
 
+    from . import ptx
+
     # Numba asks the device that is there for its kind, even where it compiles for a given one.
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(int(arch) // 10, int(arch) % 10))
+    ptx.ARCH = int(arch)
     signature = types.void(types.int64, types.int64, types.int64)
-    ptx, _ = cuda.compile_ptx(kernel, signature, cc=(int(arch) // 10, int(arch) % 10), device=False)
-    name = re.search(r"\.visible \.entry (\w+)\(", ptx)
+    code, _ = cuda.compile_ptx(kernel, signature, cc=(int(arch) // 10, int(arch) % 10), device=False)
+    name = re.search(r"\.visible \.entry (\w+)\(", code)
     if name is None:
         raise RuntimeError(f"kernel {op}: its PTX has no entry")
-    text: str = ptx.replace(name[1], f"lepton_{op}")
+    text: str = code.replace(name[1], f"lepton_{op}")
     return text
 
 

@@ -4,12 +4,12 @@ import numpy as np
 from numba import cuda
 
 from ..layout import GROUP
-from ..ops import COUNT
-from .layout import COUNTS, ROOM
+from .layout import ROOM
 from .words import LANES, get_f32, get_i64, jit, max_nan, put_f32, put_i8, round_i32, warp_max, warp_sum
 
 __all__ = [
-    "F0", "F1", "at", "block_max", "block_sum", "codes_at", "count", "warp_here", "warps_there", "put_group", "room", "scales_at",
+    "F0", "F1", "at", "block_max", "block_sum", "codes_at", "count", "more", "put_group", "room",
+    "scales_at", "warp_here", "warps_there",
 ]  # fmt: skip
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -25,15 +25,21 @@ def at(row, field):
 
 
 @jit
-def count(row, context):
-    """How many tokens this op runs over."""
-    return at(context, COUNTS + 8 * at(row, 8 * COUNT))
+def count(extra):
+    """How many tokens the launch is for."""
+    return extra & 0xFFFFFFFF
 
 
 @jit
-def room(row, context):
+def more(extra):
+    """The launch's other number: see its kernel."""
+    return extra >> 32
+
+
+@jit
+def room(row):
     """For how many tokens its activations have memory."""
-    return at(context, ROOM + 8 * at(row, 8 * COUNT))
+    return at(row, 8 * ROOM)
 
 
 @jit

@@ -15,7 +15,7 @@ from ..ops import ACTIVATIONS, OPS, PACKED
 from ..ops import field as place
 from .common import F0, F1, at, block_sum, count, warp_here, warps_there, put_group, room
 from .layout import ENDS, PICKS, POSITIONS
-from .words import LANES, get_f32, get_i64, jit, put_f32
+from .words import LANES, begin, get_f32, get_i64, jit, put_f32
 
 __all__ = ["KERNELS", "fields", "records_kernel"]
 
@@ -37,8 +37,11 @@ def norm_kernel(op: str) -> Callable[..., None]:
     def kernel(row, context, extra):
         n, groups, weight, bias = at(row, N), at(row, GROUPS), at(row, WEIGHT), at(row, BIAS)
         thread, threads, eps = cuda.threadIdx.x, cuda.blockDim.x, get_f32(row + EPS)
-        for t in range(cuda.blockIdx.x, count(row, context), cuda.gridDim.x):
-            x, y = at(row, X) + t * at(row, LDX) * 4, at(row, Y) + t * at(row, LDY) * 4
+        records, accumulate, places = at(row, RECORDS), at(row, ACCUMULATE), room(row)
+        first_x, ldx, first_y, ldy = at(row, X), at(row, LDX) * 4, at(row, Y), at(row, LDY) * 4
+        begin()
+        for t in range(cuda.blockIdx.x, count(extra), cuda.gridDim.x):
+            x, y = first_x + t * ldx, first_y + t * ldy
             mean, total = F0, F0
             if center:
                 for i in range(thread, n, threads):
@@ -56,11 +59,11 @@ def norm_kernel(op: str) -> Callable[..., None]:
                         value = (get_f32(x + 4 * i) - mean) * scale * get_f32(weight + 4 * i)
                         if bias != 0:
                             value += get_f32(bias + 4 * i)
-                        if at(row, ACCUMULATE) != 0:
+                        if accumulate != 0:
                             value += get_f32(y + 4 * i)
                     put_f32(y + 4 * i, value)
-                if at(row, RECORDS) != 0:
-                    put_group(value, y + 4 * GROUP * g, at(row, RECORDS), groups, room(row, context), t, g)
+                if records != 0:
+                    put_group(value, y + 4 * GROUP * g, records, groups, places, t, g)
 
     return kernel
 
@@ -73,11 +76,12 @@ def records_kernel(op: str, x: str, ldx: str) -> Callable[..., None]:
     def kernel(row, context, extra):
         ld = at(row, LDX)
         groups = at(row, GROUPS) if GROUPS != 0 else ld // GROUP
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             for g in range(warp_here(), groups, warps_there()):
                 x = at(row, X) + (t * ld + g * GROUP) * 4
                 value = get_f32(x + 4 * (cuda.threadIdx.x % LANES))
-                put_group(value, x, at(row, RECORDS), groups, room(row, context), t, g)
+                put_group(value, x, at(row, RECORDS), groups, room(row), t, g)
 
     return kernel
 
@@ -126,8 +130,9 @@ def activate_kernel(op: str) -> Callable[..., None]:
         groups = ldy // GROUP
         if gated and at(row, UP_WEIGHT) == 0:
             up = 0
-        gate, y, records, places = at(row, GATE), at(row, Y), at(row, RECORDS), room(row, context)
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        gate, y, records, places = at(row, GATE), at(row, Y), at(row, RECORDS), room(row)
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             for g in range(warp_here(), groups, warps_there()):
                 value = F0
                 for i in range(g * GROUP + cuda.threadIdx.x % LANES, (g + 1) * GROUP, LANES):
@@ -151,7 +156,8 @@ def squash_kernel() -> Callable[..., None]:
     def kernel(row, context, extra):
         ld, n = at(row, LD), at(row, N)
         groups = ld // GROUP
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             for g in range(warp_here(), groups, warps_there()):
                 value, y = F0, at(row, Y) + (t * ld + g * GROUP) * 4
                 for i in range(cuda.threadIdx.x % LANES, GROUP, LANES):
@@ -160,7 +166,7 @@ def squash_kernel() -> Callable[..., None]:
                         value = sigmoid(value) if at(row, LOGISTIC) != 0 else math.tanh(value)
                         put_f32(y + 4 * i, value)
                 if at(row, RECORDS) != 0:
-                    put_group(value, y, at(row, RECORDS), groups, room(row, context), t, g)
+                    put_group(value, y, at(row, RECORDS), groups, room(row), t, g)
 
     return kernel
 
@@ -176,7 +182,8 @@ def limit_kernel() -> Callable[..., None]:
     def kernel(row, context, extra):
         n, top = at(row, N), get_f32(row + LIMIT)
         groups = (n + GROUP - 1) // GROUP
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             for g in range(warp_here(), groups, warps_there()):
                 for i in range(g * GROUP + cuda.threadIdx.x % LANES, min(n, (g + 1) * GROUP), LANES):
                     x = at(row, X) + (t * at(row, LDX) + i) * 4
@@ -193,7 +200,8 @@ def grow_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         n = at(row, N)
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             by = get_f32(at(row, TABLE) + get_i64(at(context, POSITIONS) + 8 * t) // at(row, EVERY) * 4)
             for i in range(cuda.threadIdx.x, n, cuda.blockDim.x):
                 x = at(row, X) + (t * at(row, LDX) + i) * 4
@@ -209,7 +217,8 @@ def gather_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         groups = at(row, N) // GROUP
-        for m in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for m in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             t = get_i64(at(context, PICKS) + 8 * m)
             for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):
                 put_f32(at(row, Y) + (m * at(row, LDY) + i) * 4, get_f32(at(row, X) + (t * at(row, LDX) + i) * 4))
@@ -224,7 +233,8 @@ def average_kernel() -> Callable[..., None]:
 
     def kernel(row, context, extra):
         groups = at(row, N) // GROUP
-        for m in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for m in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             first = get_i64(at(context, PICKS) + 8 * m)
             tokens = get_i64(at(context, ENDS) + 8 * first) + 1
             for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):

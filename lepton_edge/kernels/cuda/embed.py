@@ -11,7 +11,7 @@ from ..ops import BY_ID, BY_POSITION
 from .common import F0, at, count, warp_here, warps_there
 from .elementwise import fields
 from .layout import IDS, POSITIONS, SEGMENTS
-from .words import LANES, get_bf16, get_f16, get_f32, get_i64, get_u8, jit, put_f32
+from .words import LANES, begin, get_bf16, get_f16, get_f32, get_i64, get_u8, jit, put_f32
 
 __all__ = ["KERNELS", "getter"]
 
@@ -59,7 +59,8 @@ def embed_kernel(name: str) -> Callable[..., None]:
         n, ld, by = at(row, N), at(row, LDY), at(row, BY)
         source = at(context, IDS if by == BY_ID else POSITIONS if by == BY_POSITION else SEGMENTS)
         groups = ld // GROUP
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             r = get_i64(source + 8 * t) + at(row, OFFSET)
             for i in range(warp_here() * LANES + cuda.threadIdx.x % LANES, groups * GROUP, LANES * warps_there()):
                 y = at(row, Y) + (t * ld + i) * 4

@@ -7,22 +7,24 @@ much of a page as on the CPU, but lie otherwise: K [PAGE, D], then V [PAGE, D], 
 groups] of K, then V, then f16 scales [PAGE, groups] of both.
 """
 
+from ..ops import BARRIER
+
 __all__ = [
-    "COUNTERS", "COUNTS", "DECODE", "ENDS", "FIRSTS", "HEADER", "HEATS", "IDS", "MAX_HEAD", "MEMORY_ENDS", "MEMORY_PAGES", "PAGES",
+    "COUNTERS", "ENDS", "HEADER", "HEATS", "IDS", "MAX_HEAD", "MEMORY_ENDS", "MEMORY_PAGES", "PAGES",
     "PARTIALS", "PARTS", "PICKS", "POSITIONS", "ROOM", "SEGMENTS", "SPLITS", "TILES",
 ]  # fmt: skip
 
-# The header of a step, int64 each, as byte offsets.  COUNTS: tokens, wanted ones (as `ops.COUNT` numbers them), tiles,
-# sequences.  ROOM: of tokens and of wanted ones.  The others are addresses: int64 lists for the tokens, but for PICKS,
-# of the wanted ones, HEATS, float32 of those, FIRSTS, of the sequences, and TILES, pairs (first token, tokens).  PAGES
-# and MEMORY_PAGES: for each token the address of the list of its sequence's pages, and of its memory's.
-COUNTS, ROOM = 0, 32
-(
-    IDS, POSITIONS, PICKS, SEGMENTS, ENDS, MEMORY_ENDS, FIRSTS, HEATS, TILES, PAGES, MEMORY_PAGES, PARTIALS,
-) = (48 + 8 * i for i in range(12))  # fmt: skip
-HEADER = 48 + 8 * 12
+# The second field of a row, which says on the CPU when threads meet, is the room of the row's activations here.
+ROOM = BARRIER
 
-DECODE = 64  # tokens of a step whose sizes are few enough to keep a graph of each
+# The header of a step, int64 each, as byte offsets: addresses of int64 lists for the tokens, but for PICKS, of the
+# wanted ones, HEATS, float32 of those, and TILES, pairs (first token, tokens).  PAGES and MEMORY_PAGES: for each token
+# the address of the list of its sequence's pages, and of its memory's.
+(
+    IDS, POSITIONS, PICKS, SEGMENTS, ENDS, MEMORY_ENDS, HEATS, TILES, PAGES, MEMORY_PAGES, PARTIALS,
+) = (8 * i for i in range(11))  # fmt: skip
+HEADER = 8 * 11
+
 SPLITS = 64  # parts that the positions of a token are split into, at most
 PARTS = 1024  # parts of all tokens and key heads of a step, at most
 COUNTERS = 4 * PARTS  # bytes of a counter for each (token, key head), at PARTIALS, before the parts

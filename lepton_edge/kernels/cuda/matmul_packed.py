@@ -6,7 +6,7 @@ neighbouring bytes of q4 (16 of q8), so a warp reads a group in one piece; which
 columns are summed, is the same for both factors and does not matter to the tensor core.
 
 Few tokens: a block's columns are split over the warps of a thread block, whose sums meet in shared memory.  Many: each
-warp has rows and tokens of its own.  A launch runs `extra` rows of the table at once, which have x in common; of
+warp has rows and tokens of its own.  A launch runs `more` rows of the table at once, which have x in common; of
 `gated_...`, both weights.
 """
 
@@ -18,10 +18,10 @@ from numba import config, cuda
 
 from ..layout import BLOCK, GROUP, GROUP_BYTES, SCALES
 from ..ops import ROW
-from .common import F0, at, count, warp_here, warps_there, room, scales_at
+from .common import F0, at, count, more, warp_here, warps_there, room, scales_at
 from .elementwise import fields
 from .embed import packed
-from .words import LANES, get_f32, get_i8, jit, put_f32
+from .words import LANES, begin, get_f32, get_i8, jit, put_f32
 
 if not config.ENABLE_CUDASIM:
     from .ptx import get_shared_f32, shared, unrolled, zeros
@@ -90,8 +90,8 @@ def groups_word(name: str, blocks: int, tiles: int, groups: int) -> Any:
                     here, there = e.add(here, block_bytes), e.add(there, block_bytes)
             of_tile = x
             for n in range(tiles):
-                b = e.load(of_tile, 2, i * GROUP)
-                u = [e.bits_f(bits) for bits in e.load(x_scales, 2, 32 * n)]
+                b = e.read(of_tile, 2, i * GROUP)
+                u = [e.bits_f(bits) for bits in e.read(x_scales, 2, 32 * n)]
                 for r in range(blocks):
                     k = 4 * (r * tiles + n)
                     for j, product in enumerate(e.mma_i8(a[r], b)):
@@ -127,16 +127,17 @@ def split_kernel(op: str, name: str, tiles: int) -> Callable[..., None]:
 
     keep = unrolled(put, sums, "b32")
 
-    def kernel(row, context, parts):
+    def kernel(row, context, extra):
         lane, warp = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
         g, t, first = lane // 4, lane % 4, cuda.blockIdx.y * 8 * tiles
-        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(row, context), room(row, context)
-        here, w, y, bias, accumulate, b = operand(row, parts, cuda.blockIdx.x, 1)
+        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(extra), room(row)
+        here, w, y, bias, accumulate, b = operand(row, more(extra), cuda.blockIdx.x, 1)
         w += b * at(here, BLOCK_BYTES)
         codes, scales = w + (SCALES + t * lane_bytes + g * 8), w + g * 4
         of_x = x + (first + g) * groups * GROUP + 8 * t
         x_scales, group_bytes = scales_at(x, groups, places, 0) + (first + 2 * t) * 4, places * 4
         total, whole, tile_bytes = start(), groups // step, 8 * groups * GROUP
+        begin()
         for i in range(warp, whole, SPLIT):
             j = i * step
             total = several(total, codes + j * size, scales + j * size, 0, of_x + j * GROUP, tile_bytes,
@@ -173,11 +174,11 @@ def wide_kernel(op: str, name: str) -> Callable[..., None]:
     size, lane_bytes, factor = GROUP_BYTES[name], 64 if name == "q4" else 128, unit(name)
     finish = finish_word(blocks, tiles, float(factor))
 
-    def kernel(row, context, parts):
+    def kernel(row, context, extra):
         lane, warp = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
         g, t, first = lane // 4, lane % 4, cuda.blockIdx.y * 8 * tiles
-        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(row, context), room(row, context)
-        here, w, y, bias, accumulate, b = operand(row, parts, cuda.blockIdx.x * WIDE_WARPS + warp, blocks)
+        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(extra), room(row)
+        here, w, y, bias, accumulate, b = operand(row, more(extra), cuda.blockIdx.x * WIDE_WARPS + warp, blocks)
         left = at(here, BLOCKS) - b
         if left <= 0:
             return
@@ -187,6 +188,7 @@ def wide_kernel(op: str, name: str) -> Callable[..., None]:
         of_x = x + (first + g) * groups * GROUP + 8 * t
         x_scales, group_bytes = scales_at(x, groups, places, 0) + (first + 2 * t) * 4, places * 4
         total, tile_bytes = start(), 8 * groups * GROUP
+        begin()
         for _ in range(groups):
             total = product(total, codes, scales, far, of_x, tile_bytes, x_scales, group_bytes)
             codes += size
@@ -238,9 +240,10 @@ def plain_kernel(op: str, name: str) -> Callable[..., None]:
     f, operand, number, gated = fields(op), operand_of(op), packed(name), op.startswith("gated")
     X, LDY, GROUPS, BLOCK_BYTES, BLOCKS = (f[key] for key in ("x", "ldy", "groups", "block_bytes", "blocks"))
 
-    def kernel(row, context, parts):
-        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(row, context), room(row, context)
-        units = np.int64(0)
+    def kernel(row, context, extra):
+        x, groups, tokens, places = at(row, X), at(row, GROUPS), count(extra), room(row)
+        units, parts = np.int64(0), more(extra)
+        begin()
         for part in range(1 if gated else parts):
             units += at(row + part * 8 * ROW, BLOCKS) * (parts if gated else 1)
         for i in range(warp_here(), tokens * units, warps_there()):

@@ -2,7 +2,7 @@
 
 One or few tokens: a warp for each row, which reads it once.  Many: the tensor cores' TF32 products.  f16 and bf16 are
 TF32 numbers as they are; a float is the sum of two such numbers but for its last bits, so x takes two products and f32
-weights three, and sums are as good as those of floats.  A launch runs `extra` rows of the table that share x.
+weights three, and sums are as good as those of floats.  A launch runs `more` rows of the table that share x.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from numba import config, cuda
 
 from ..layout import BLOCK
 from ..ops import PLAIN, ROW
-from .common import F0, at, count, warp_here, warps_there
+from .common import F0, at, count, more, warp_here, warps_there
 from .elementwise import fields
 from .embed import getter
-from .words import LANES, get_f32, jit, put_f32, warp_sum
+from .words import LANES, begin, get_f32, jit, put_f32, warp_sum
 
 if not config.ENABLE_CUDASIM:
     from .matmul_packed import finish_word
@@ -58,7 +58,7 @@ def few_word(name: str, tokens: int) -> Any:
         else:
             weights = [value for bits in e.load(w, 4) for value in e.bf16_pair(bits)]
         for n in range(tokens):
-            values = [e.bits_f(bits) for half in (0, 16) for bits in e.load(x, 4, half)]
+            values = [e.bits_f(bits) for half in (0, 16) for bits in e.read(x, 4, half)]
             for a, b in zip(weights, values, strict=True):
                 total[n] = e.fma(a, b, total[n])
             if n + 1 < tokens:
@@ -90,16 +90,17 @@ def few_kernel(name: str, tokens: int) -> Callable[..., None]:
             return warp_sum(third_of(total)[0])
         return warp_sum(last_of(total)[0])
 
-    def kernel(row, context, parts):
+    def kernel(row, context, extra):
         lane, warps = cuda.threadIdx.x % LANES, cuda.blockDim.x // LANES
-        here, r = operand(row, parts, cuda.blockIdx.x * warps + cuda.threadIdx.x // LANES, 1)
+        here, r = operand(row, more(extra), cuda.blockIdx.x * warps + cuda.threadIdx.x // LANES, 1)
         if r >= at(here, ROWS):
             return
         first, far, columns = cuda.blockIdx.y * tokens, at(row, LDX) * 4, at(row, COLUMNS)
         x, w, total = at(row, X) + first * far, at(here, W) + r * columns * size, start()
+        begin()
         for i in range(lane * 8, columns, LANES * 8):
             total = product(total, w + i * size, x + i * 4, far)
-        for n in range(min(tokens, count(row, context) - first)):
+        for n in range(min(tokens, count(extra) - first)):
             value = sum_of(total, n)
             if lane == 0:
                 if at(here, BIAS) != 0:
@@ -131,7 +132,7 @@ def step_word(name: str, blocks: int, tiles: int) -> Any:
             if r + 1 < blocks:
                 w = e.add(w, e.add(half, half))
         for n in range(tiles):
-            split = [e.tf32_parts(e.bits_f(bits)) for bits in e.load(x, 4)]
+            split = [e.tf32_parts(e.bits_f(bits)) for bits in e.read(x, 4)]
             for r in range(blocks):
                 k = 4 * (r * tiles + n)
                 held = total[k : k + 4]
@@ -160,23 +161,24 @@ def wide_kernel(name: str, shape: str) -> Callable[..., None]:
     )
     start, product, finish = zeros(4 * blocks * tiles), step_word(name, blocks, tiles), finish_word(blocks, tiles, 1.0, 1)
 
-    def kernel(row, context, parts):
+    def kernel(row, context, extra):
         lane, warp = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
         g, t, first = lane // 4, lane % 4, cuda.blockIdx.y * 8 * tiles
-        here, r = operand(row, parts, cuda.blockIdx.x * WIDE_WARPS + warp, BLOCK * blocks)
+        here, r = operand(row, more(extra), cuda.blockIdx.x * WIDE_WARPS + warp, BLOCK * blocks)
         left = (at(here, ROWS) - r) // BLOCK
         if left <= 0:
             return
         columns, far = at(row, COLUMNS), at(row, LDX) * 4
         half = 8 * columns * size if left >= blocks else 0
         x, w, total = at(row, X) + (first + g) * far + 16 * t, at(here, W) + (r + g) * columns * size + 4 * t * size, start()
+        begin()
         for _ in range(columns // STEP):
             total = product(total, w, half, x, 8 * far)
             w += STEP * size
             x += STEP * 4
         ldy, bias = at(here, LDY) * 4, at(here, BIAS)
         finish(total, at(here, Y) + (first + 2 * t) * ldy + 4 * (r + g), ldy, bias + 4 * (r + g) if bias != 0 else 0,
-               at(here, ACCUMULATE), count(row, context) - first - 2 * t, left)  # fmt: skip
+               at(here, ACCUMULATE), count(extra) - first - 2 * t, left)  # fmt: skip
 
     return kernel
 
@@ -189,9 +191,10 @@ def plain_kernel(name: str) -> Callable[..., None]:
         f[key] for key in ("x", "ldx", "columns", "w", "y", "ldy", "bias", "accumulate", "rows")
     )
 
-    def kernel(row, context, parts):
-        tokens, columns = count(row, context), at(row, COLUMNS)
-        rows = 0
+    def kernel(row, context, extra):
+        tokens, columns = count(extra), at(row, COLUMNS)
+        rows, parts = 0, more(extra)
+        begin()
         for part in range(parts):
             rows += at(row + part * 8 * ROW, ROWS)
         for i in range(warp_here(), rows * tokens, warps_there()):

@@ -13,7 +13,7 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 __all__ = [
-    "LANES", "WIDTH", "Emit", "arrive", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
+    "LANES", "WIDTH", "Emit", "arrive", "begin", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
     "get_i8", "get_shared_f32", "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
     "warp_max",
     "warp_sum", "zeros",
@@ -85,6 +85,12 @@ class Emit:
         names = "{" + ", ".join(f"${i}" for i in range(count)) + "}" if count > 1 else "$0"
         wide = f".v{count}" if count > 1 else ""
         return asm(self.b, f"ld.global.nc{wide}.b32 {names}, [${count}+{offset}];", [I32] * count, [address], True)
+
+    def read(self, address: Any, count: int, offset: int = 0) -> list[Any]:
+        """The same of memory that kernels before this one write: never before `begin`."""
+        names = "{" + ", ".join(f"${i}" for i in range(count)) + "}" if count > 1 else "$0"
+        wide = f".v{count}" if count > 1 else ""
+        return asm(self.b, f"ld.global{wide}.b32 {names}, [${count}+{offset}];", [I32] * count, [address], False)
 
     def load_u16(self, address: Any, offset: int = 0) -> Any:
         return asm(self.b, f"ld.global.nc.u16 $0, [$1+{offset}];", [I16], [address], True)[0]
@@ -219,7 +225,7 @@ class Emit:
     def eighth(self, address: Any, d: int, offset: int) -> list[Any]:
         """d / 8 numbers of 16 bits at an address, as registers."""
         wide = 4 if d % 64 == 0 else 2
-        return [bits for i in range(0, d // 16, wide) for bits in self.load(address, wide, offset + 4 * i)]
+        return [bits for i in range(0, d // 16, wide) for bits in self.read(address, wide, offset + 4 * i)]
 
     def as_bits(self, values: Sequence[Any]) -> list[Any]:
         return [self.b.bitcast(value, I32) if value.type == F32 else value for value in values]
@@ -304,6 +310,25 @@ def shared(name: str, nbytes: int) -> Any:
         return types.int32(), generate
 
     return intrinsic(typed)
+
+
+ARCH = 90  # the compute capability that is compiled for: see `build.py`
+
+
+@intrinsic
+def begin(context):
+    """The kernel may start while the one before it runs: from here on, what that has written is there.
+
+    Programmatic dependent launch, which GPUs before 9.0 do not have; there it is nothing.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        if ARCH >= 90:
+            asm(b, "griddepcontrol.launch_dependents;", [], [], False)
+            asm(b, "griddepcontrol.wait;", [], [], False)
+        return context.get_dummy_value()
+
+    return types.none(), generate
 
 
 # Memory that other threads may write in the same kernel is read by `ld.global`, the rest by `ld.global.nc`.

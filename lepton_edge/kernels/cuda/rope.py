@@ -16,7 +16,7 @@ from .cache import cache, page_of
 from .common import F0, F1, at, count, warp_here, warps_there
 from .elementwise import fields
 from .layout import PAGES, POSITIONS
-from .words import LANES, get_f32, get_i64, jit, put_f32, sync_warp, warp_sum
+from .words import LANES, begin, get_f32, get_i64, jit, put_f32, sync_warp, warp_sum
 
 __all__ = ["KERNELS"]
 
@@ -87,7 +87,8 @@ def rope_kernel(name: str) -> Callable[..., None]:
         put(page, value, position % PAGE, d, x)
 
     def kernel(row, context, extra):
-        for t in range(cuda.blockIdx.y, count(row, context), cuda.gridDim.y):
+        begin()
+        for t in range(cuda.blockIdx.y, count(extra), cuda.gridDim.y):
             for head in range(warp_here(), at(row, HEADS) + 2 * at(row, KV_HEADS), warps_there()):
                 turn_or_put(row, context, t, head)
 

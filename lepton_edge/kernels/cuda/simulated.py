@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda
 
 __all__ = [
-    "LANES", "WIDTH", "arrive", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
+    "LANES", "WIDTH", "arrive", "begin", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
     "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
     "warp_sum",
 ]  # fmt: skip
@@ -59,6 +59,10 @@ def put_f16(address: int, x: float) -> None:
 
 def round_i32(x: float) -> int:
     return int(np.rint(x)) if np.isfinite(x) else 0
+
+
+def begin() -> None:
+    pass
 
 
 def arrive(address: int) -> int:

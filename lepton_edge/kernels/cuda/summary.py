@@ -16,7 +16,7 @@ from ..layout import TOP, TOP_BLOCK, TOP_CHUNK
 from .common import F0, at, block_max, block_sum
 from .elementwise import fields
 from .layout import HEATS
-from .words import LANES, get_f32, get_i32, jit, put_f32, put_i32, warp_max
+from .words import LANES, begin, get_f32, get_i32, jit, put_f32, put_i32, warp_max
 
 __all__ = ["KERNELS"]
 
@@ -45,6 +45,7 @@ def peaks_kernel() -> Callable[..., None]:
         chunks, stop = cuda.gridDim.x, min(n, (c + 1) * TOP_CHUNK)
         x, y = at(row, X) + m * at(row, LDX) * 4, at(row, PEAKS_Y) + m * at(row, PEAKS_LDY) * 4
         heat, peak = get_f32(at(context, HEATS) + 4 * m), LOWEST
+        begin()
         for b in range(c * BLOCKS + thread // LANES, (c + 1) * BLOCKS, threads // LANES):
             largest = NOTHING
             for j in range(b * TOP_BLOCK + lane, min(n, (b + 1) * TOP_BLOCK), LANES):
@@ -182,6 +183,7 @@ def top_kernel() -> Callable[..., None]:
         x, peaks = at(row, TOP_X) + m * at(row, TOP_LDX) * 4, at(row, TOP_PEAKS) + m * at(row, TOP_LDP) * 4
         y, ids = at(row, TOP_Y) + m * at(row, TOP_LDY) * 4, at(row, TOP_IDS) + m * TOP * 4
         blocks, chunks = (n + TOP_BLOCK - 1) // TOP_BLOCK, (n + TOP_CHUNK - 1) // TOP_CHUNK
+        begin()
         limit = nth(peaks, peaks, 0, blocks, (blocks + TOP_BLOCK - 1) // TOP_BLOCK, TOP, bins)
         last = nth(x, peaks, limit, n, blocks, TOP, bins)  # 0: all of them, but for NaN
         for i in range(thread, 2, threads):

@@ -143,12 +143,18 @@ class Device:
             self._functions[name] = self._check("cuModuleGetFunction", module, f"lepton_{name}".encode())
 
     def launch(self, launches: Iterable[Launch]) -> None:
-        """Start kernels, one after the other."""
-        start, stream = self._driver.cuLaunchKernel, self._stream
-        kinds = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        """Start kernels, one after the other: each may begin while the one before ends (see `ptx.begin`)."""
+        driver, kinds = self._driver, (ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        config = driver.CUlaunchConfig()
+        config.hStream, config.gridDimY, config.blockDimY, config.blockDimZ = self._stream, 1, 1, 1
+        if int(self.arch) >= 90:
+            early = driver.CUlaunchAttribute()
+            early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            early.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [early], 1
         for name, row, header, extra, (x, y, z, threads) in launches:
-            function = self._functions[name]
-            status, = start(function, x, y, z, threads, 1, 1, 0, stream, ((row, header, extra), kinds), 0)
+            config.gridDimX, config.gridDimY, config.gridDimZ, config.blockDimX = x, y, z, threads
+            (status,) = driver.cuLaunchKernelEx(config, self._functions[name], ((row, header, extra), kinds), 0)
             if int(status):
                 raise MachineError(f"device 'cuda': the kernel {name} could not be started: {status.name}")
 

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from ...checkpoint.store import Weight
 from ...errors import RequestError
 from ...kernels.cuda.layout import COUNTERS, MAX_HEAD, PARTS
-from ...kernels.layout import TOP
 from ...kernels.library import kernels
 from ...models.spec import ModelSpec
 from ...program import Program
-from ...program.summary import Summary, read_summary
+from ...program.summary import Summary
 from ..engine import MAX_SLOTS, Engine, Source
 from ..inputs import Inputs
 from ..pages import Pages
@@ -21,7 +20,6 @@ from ..plan import Plan
 from ..profile import Profile
 from .device import Device, open_device
 from .inputs import Packed
-from .logits import Logits
 from .lower import Sizes, query_tile
 from .memory import Block, Constants
 from .pages import CudaPages
@@ -100,9 +98,9 @@ class CudaEngine(Engine):
         self._counts[3] = 0  # on the CPU no thread has activations of its own: the device has none
         tokens, wanted, tiles = (int(n) for n in self._counts[:3])
         seen = 1 + max(self._inputs.last_positions(tokens).values())
-        counts, rooms = (tokens, wanted, tiles), (plan.room, plan.room_wanted)
+        counts = tokens, wanted, tiles
         whole = not self.spec.causal or isinstance(self, PairEngine)
-        self._inputs.upload(counts, rooms, self._heats, self._pages.table, whole)
+        self._inputs.upload(counts, self._heats, self._pages.table, whole)
         sizes = Sizes(*counts, max(FIRST_SEEN, 1 << (seen - 1).bit_length()), self._device.processors)
 
         def away(low: int, high: int) -> bool:
@@ -110,15 +108,14 @@ class CudaEngine(Engine):
 
         if plan.run(first, rows, self._inputs.header, sizes, away):
             return True
+        if first + rows == len(plan.table):
+            plan.begin_summary(wanted)
         self._device.wait()
         return bool(self._pool.cancelled)
 
     def _summary(self, m: int) -> Summary:
-        plan = self._plan
-        assert isinstance(plan, CudaPlan)
-        top, ids, peaks = plan.views(("top", "top_ids", "peaks"), m)
-        logits: Any = Logits(lambda: plan.view("logits", m), (m, self.vocab), ids[:, :TOP], top)
-        return read_summary(logits, peaks, top, ids)
+        assert isinstance(self._plan, CudaPlan)
+        return self._plan.summary(m)
 
     def profile(self) -> Any:
         """RequestError: what is profiled is the CPU's executor."""

@@ -42,7 +42,7 @@ class Packed(Inputs):
         slots = self._lists[SLOTS][:tokens].tolist()
         return dict(zip(slots, self._lists[POSITIONS][:tokens].tolist(), strict=True))
 
-    def upload(self, counts: Sequence[int], rooms: Sequence[int], heats: NDArray[np.float32], pages: NDArray[np.int64],
+    def upload(self, counts: Sequence[int], heats: NDArray[np.float32], pages: NDArray[np.int64],
                whole: bool) -> None:  # fmt: skip
         """Send a step's lists.  counts: tokens, wanted, tiles; pages: the table of `Pages`; whole: whether it matters
         where sequences end, or they have memories."""
@@ -69,8 +69,6 @@ class Packed(Inputs):
                 staged[field // 8] = at
             return at
 
-        staged[layout.COUNTS // 8 : layout.COUNTS // 8 + 4] = tokens, wanted, tiles, len(held)
-        staged[layout.ROOM // 8 : layout.ROOM // 8 + 2] = rooms
         staged[layout.PARTIALS // 8] = self._partials
         for field, name in LISTS.items() if whole else list(LISTS.items())[:2]:
             put(self._lists[name][:tokens], field)

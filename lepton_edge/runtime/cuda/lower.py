@@ -45,21 +45,25 @@ class Sizes(NamedTuple):
     processors: int
 
 
+Choice = tuple[str, int, int, Shape]
+
+
 @dataclass(frozen=True)
 class Call:
-    """A launch for a row.  kernels: all that it may need; choose(sizes) -> (kernel, extra, shape), None for no launch."""
+    """A launch for a row.  kernels: all that it may need; choose(sizes) -> (kernel, tokens, `more`, shape), None
+    for no launch."""
 
     row: int
     kernels: tuple[str, ...]
-    choose: Callable[[Sizes], tuple[str, int, Shape] | None]
+    choose: Callable[[Sizes], Choice | None]
 
     def launch(self, table: int, header: int, row_bytes: int, sizes: Sizes) -> list[Launch]:
         """With the addresses of the table and of the step's header; one or none."""
         chosen = self.choose(sizes)
         if chosen is None:
             return []
-        kernel, extra, shape = chosen
-        return [(kernel, table + self.row * row_bytes, header, extra, shape)]
+        kernel, tokens, more, shape = chosen
+        return [(kernel, table + self.row * row_bytes, header, tokens | more << 32, shape)]
 
 
 def lower(program: Program, fast: bool) -> list[list[Call] | range]:
@@ -130,13 +134,13 @@ def _calls(program: Program, i: int, rows: list[Row], fast: bool) -> Iterable[Ca
         if row.values["records"] is not None:
             yield _records(i, row, fast)
     elif row.op == "top":
-        yield Call(i, ("top",), lambda sizes: ("top", 0, (sizes.wanted, 1, 1, 512)))
+        yield Call(i, ("top",), lambda sizes: ("top", sizes.wanted, 0, (sizes.wanted, 1, 1, 512)))
     elif row.op == "block_peaks":
         chunks = -(-int(row.values["n"] or 0) // TOP_CHUNK)
-        yield Call(i, ("block_peaks",), lambda sizes: ("block_peaks", 0, (chunks, sizes.wanted, 1, THREADS)))
+        yield Call(i, ("block_peaks",), lambda sizes: ("block_peaks", sizes.wanted, 0, (chunks, sizes.wanted, 1, THREADS)))
     elif row.op.endswith("norm"):
         threads = min(512, max(128, 32 * int(row.values["groups"] or 0)))
-        yield Call(i, (row.op,), lambda sizes: (row.op, 0, (count(sizes), 1, 1, threads)))
+        yield Call(i, (row.op,), lambda sizes: (row.op, count(sizes), 0, (count(sizes), 1, 1, threads)))
     else:
         yield _warps(i, row.op, _warps_of(row), count)
 
@@ -159,20 +163,20 @@ def _warps_of(row: Row) -> int:
 def _warps(i: int, kernel: str, each: int, count: Callable[[Sizes], int]) -> Call:
     """A kernel that has `each` warps for every token."""
     blocks, threads = -(-each // WARPS), 32 * min(WARPS, each)
-    return Call(i, (kernel,), lambda sizes: (kernel, 0, (blocks, min(count(sizes), MAX_BLOCKS), 1, threads)))
+    return Call(i, (kernel,), lambda sizes: (kernel, count(sizes), 0, (blocks, min(count(sizes), MAX_BLOCKS), 1, threads)))
 
 
 def _packed(i: int, op: str, parts: int, blocks: list[int], count: Callable[[Sizes], int], fast: bool) -> Call:
     if not fast:
-        return Call(i, (op,), lambda sizes: (op, parts, (2, 1, 1, THREADS)))
+        return Call(i, (op,), lambda sizes: (op, count(sizes), parts, (1, 1, 1, THREADS)))
     single, double = sum(blocks), sum(-(-n // 2) for n in blocks)
 
-    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
+    def choose(sizes: Sizes) -> Choice:
         n = count(sizes)
         if n > SPLIT_TOKENS:
-            return f"{op}_wide", parts, (-(-double // 4), -(-n // 64), 1, 128)
+            return f"{op}_wide", n, parts, (-(-double // 4), -(-n // 64), 1, 128)
         tiles = next(tiles for tiles in (1, 2, 4, 8) if 8 * tiles >= min(n, 64))
-        return f"{op}_{tiles}", parts, (single, -(-n // (8 * tiles)), 1, 256)
+        return f"{op}_{tiles}", n, parts, (single, -(-n // (8 * tiles)), 1, 256)
 
     return Call(i, tuple(f"{op}_{shape}" for shape in ("wide", 1, 2, 4, 8)), choose)
 
@@ -186,17 +190,17 @@ def _plain(program: Program, i: int, rows: list[Row], count: Callable[[Sizes], i
     parts, outs = len(rows), [program.buffers[str(row.values["y"])] for row in rows]
     square = square and all(y.first % 2 == 0 for y in outs)
 
-    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
+    def choose(sizes: Sizes) -> Choice:
         n = count(sizes)
         if not aligned or (n > 16 and not square):
-            return op, parts, (1 + min(16 * sizes.processors, -(-sum(heights) * n // WARPS)), 1, 1, THREADS)
+            return op, n, parts, (1 + min(16 * sizes.processors, -(-sum(heights) * n // WARPS)), 1, 1, THREADS)
         if n <= 4 or not square:
             tokens = 1 if n == 1 else 4
-            return f"{op}_few{tokens}", parts, (-(-sum(heights) // WARPS), -(-n // tokens), 1, THREADS)
+            return f"{op}_few{tokens}", n, parts, (-(-sum(heights) // WARPS), -(-n // tokens), 1, THREADS)
         if n <= 32:
-            return f"{op}_2", parts, (-(-sum(heights) // 64), -(-n // 16), 1, 128)
+            return f"{op}_2", n, parts, (-(-sum(heights) // 64), -(-n // 16), 1, 128)
         blocks = sum(-(-height // 32) for height in heights)
-        return f"{op}_wide", parts, (-(-blocks // 4), -(-n // 64), 1, 128)
+        return f"{op}_wide", n, parts, (-(-blocks // 4), -(-n // 64), 1, 128)
 
     names = (op, *(f"{op}_few{n}" for n in (1, 4) if aligned), *(f"{op}_{n}" for n in (2, "wide") if square))
     return Call(i, names, choose)
@@ -222,13 +226,13 @@ def _attention(i: int, row: Row) -> Call:
     d, kv_heads = values["head_dim"], values["kv_heads"]
     chunk, warps = (32, 8) if d <= 64 else (16, 4)  # as in attention_fast.py
 
-    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
+    def choose(sizes: Sizes) -> Choice:
         if not _single(sizes):
-            return f"attention_wide{d}", 0, (-(-sizes.tiles // 4), kv_heads, 1, 128)
+            return f"attention_wide{d}", sizes.tokens, sizes.tiles, (-(-sizes.tiles // 4), kv_heads, 1, 128)
         seen = min(sizes.seen, values["window"] or sizes.seen)
         wanted = -(-seen // (chunk * warps * EACH_WARP))
         most = min(SPLITS, max(1, PARTS // (sizes.tokens * kv_heads)))
-        return f"attention_split{d}", 0, (kv_heads, sizes.tokens, max(1, min(most, wanted)), 32 * warps)
+        return f"attention_split{d}", sizes.tokens, 0, (kv_heads, sizes.tokens, max(1, min(most, wanted)), 32 * warps)
 
     return Call(i, (f"attention_wide{d}", f"attention_split{d}"), choose)
 
@@ -236,9 +240,9 @@ def _attention(i: int, row: Row) -> Call:
 def _attention_of_any_kind(i: int, row: Row) -> Call:
     heads = int(row.values["heads"] or 0)
 
-    def choose(sizes: Sizes) -> tuple[str, int, Shape]:
+    def choose(sizes: Sizes) -> Choice:
         blocks = max(1, min(16 * sizes.processors, -(-heads * sizes.tokens // WARPS)))
-        return row.op, 0, (blocks, 1, 1, THREADS)
+        return row.op, sizes.tokens, 0, (blocks, 1, 1, THREADS)
 
     return Call(i, (row.op,), choose)
 

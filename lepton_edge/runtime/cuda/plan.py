@@ -1,18 +1,21 @@
 """A program bound to a GPU's memory, and what of it stays with the CPU."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.layout import GROUP
+from ...kernels.cuda.layout import ROOM
+from ...kernels.layout import GROUP, TOP, summary_sizes
 from ...kernels.machine import instruction_set
-from ...kernels.ops import OPS, ROW, TOKENS
+from ...kernels.ops import COUNT, OPS, ROW, TOKENS
 from ...program import Program
+from ...program.summary import Summary
 from ...program.table import Buffer
 from ..plan import Plan
 from .device import Device
+from .logits import Lazy, Logits
 from .lower import Call, Sizes, lower
 from .memory import Block, Constants
 from .records import from_device, to_device
@@ -64,9 +67,16 @@ class CudaPlan(Plan):
         self._params = constants.add({name: program.params[name] for name in named["p"] if name in program.params})
         self._params |= {name: at for name, at in device_ropes.items() if name in named["p"]}
         table = program.bind({op: 0 for op in program.ops()}, self._device_address)
+        table[:, ROOM] = np.where(table[:, COUNT] == TOKENS, self.room, self.room_wanted)
         self._table = Block(device, table.nbytes)
         device.upload(self._table.at, table)
         device.wait()
+        summary = {name: program.buffers[name] for name in ("top", "top_ids") if name in program.buffers}
+        self._summary = {
+            name: device.pinned(self.max_wanted * buffer.token_bytes)
+            .view(np.int32 if buffer.integers else np.float32).reshape(self.max_wanted, buffer.ld)
+            for name, buffer in summary.items()
+        }  # fmt: skip
         # By the sizes of steps: launches as graphs, and which sizes were seen once.
         self._graphs: dict[tuple[Any, ...], Callable[[], None]] = {}
         self._seen: dict[tuple[Any, ...], None] = {}
@@ -116,19 +126,28 @@ class CudaPlan(Plan):
         self._graphs[key] = graph  # the last to be given up
         graph()
 
-    def views(self, names: Sequence[str], rows: int) -> list[Array]:
-        """Copies of some activations, as of `view`, all at once."""
-        found = []
-        for name in names:
-            held = self.program.buffers[name]
-            found.append(np.empty((rows, held.ld), np.int32 if held.integers else np.float32))
-            self._device.download(found[-1], self._device_address("a", name))
-        self._device.wait()
-        return [array[:, : self.program.buffers[name].columns] for name, array in zip(names, found, strict=True)]
+    def begin_summary(self, m: int) -> None:
+        """Begin to fetch what the summary of m tokens needs at once."""
+        for name, staged in self._summary.items():
+            self._device.download(staged[:m], self._device_address("a", name))
+
+    def summary(self, m: int) -> Summary:
+        """What the last step said of m tokens, once the device has been waited for."""
+        vocab = self.program.buffers["logits"].columns
+        top, ids = self._summary["top"][:m], self._summary["top_ids"][:m, : min(TOP, vocab)]
+        logits: Any = Logits(lambda: self.view("logits", m), ids, top)
+        chunks, size = summary_sizes(vocab)
+        peaks: Any = Lazy(lambda: self.view("peaks", m)[:, : size - 2 * chunks])
+        return Summary(logits, ids, top[:, : ids.shape[1]], top[:, TOP], top[:, TOP + 1], top[:, TOP + 2 : TOP + 2 + chunks],
+                       peaks)  # fmt: skip
 
     def view(self, name: str, rows: int) -> Array:
         """As of `Plan`, a copy of what the device has."""
-        return self.views([name], rows)[0]
+        held = self.program.buffers[name]
+        found = np.empty((rows, held.ld), np.int32 if held.integers else np.float32)
+        self._device.download(found, self._device_address("a", name))
+        self._device.wait()
+        return found[:, : held.columns]
 
     # -- rows that stay with the CPU --------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from lepton_edge.quant.random import RandomCheckpoint
 from lepton_edge.runtime.cuda import CudaEngine
 from lepton_edge.runtime.cuda.device import Device
 from lepton_edge.runtime.cuda.inputs import Packed
-from lepton_edge.runtime.cuda.lower import Sizes
+from lepton_edge.runtime.cuda.lower import Sizes, query_tile
 from lepton_edge.runtime.cuda.memory import Block
 from lepton_edge.runtime.cuda.plan import CudaPlan
 
@@ -183,8 +183,8 @@ def main() -> None:
                     file.write(json.dumps(result) + "\n")
             if arguments.profile:
                 wanted = 1 if name.startswith("prefill") else sequences
-                profile(engine, Sizes(tokens, wanted, -(-tokens // 3) if wanted < tokens else tokens, max(seen, 256),
-                                      engine._device.processors))  # fmt: skip
+                tiles = -(-tokens // query_tile(engine.program)) if wanted < tokens else tokens
+                profile(engine, Sizes(tokens, wanted, tiles, seen, engine._device.processors))
         engine.close()
 
 

@@ -32,6 +32,7 @@ SOME = 16
 CHOSEN = BINS + BINS // SOME
 COUNTS = CHOSEN + 2  # of logits by eight bits, by four; which bits are chosen, and how many are wanted among them
 HELD = 2 * TOP
+LISTED = 1024  # blocks: there are hardly more than TOP where logits differ
 STARTS = 1024 + 1024 // SOME
 
 
@@ -79,22 +80,22 @@ def order_of(address):
 
 
 @jit
-def nth(x, peaks, limit, n, blocks, wanted, bins):
-    """The order of the `wanted`-th largest of n floats at x, of the blocks alone whose order in `peaks` reaches
-    `limit` (0: of all); 0 where there are fewer."""
+def nth(x, n, blocks, listed, chosen, wanted, bins):
+    """The order of the `wanted`-th largest of n floats at x, in the blocks that `listed` names (`chosen` of them), or in
+    all, for -1; 0 where there are fewer."""
     thread, threads, found = cuda.threadIdx.x, cuda.blockDim.x, np.int64(0)
     for shift in range(24, -1, -8):
         for i in range(thread, COUNTS, threads):
             bins[i] = 0
         cuda.syncthreads()
-        for b in range(thread // TOP_BLOCK, blocks, max(1, threads // TOP_BLOCK)):
-            if limit == 0 or order_of(peaks + 4 * b) >= limit:
-                for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
-                    order = order_of(x + 4 * i)
-                    if order > 0 and order >> (shift + 8) == found >> (shift + 8):
-                        digit = (order >> shift) & 255
-                        cuda.atomic.add(bins, digit, 1)
-                        cuda.atomic.add(bins, BINS + digit // SOME, 1)
+        for j in range(thread // TOP_BLOCK, blocks if chosen < 0 else chosen, max(1, threads // TOP_BLOCK)):
+            first = TOP_BLOCK * np.int64(j if chosen < 0 else listed[j])
+            for i in range(first + thread % TOP_BLOCK, min(n, first + TOP_BLOCK), min(threads, TOP_BLOCK)):
+                order = order_of(x + 4 * i)
+                if order > 0 and order >> (shift + 8) == found >> (shift + 8):
+                    digit = (order >> shift) & 255
+                    cuda.atomic.add(bins, digit, 1)
+                    cuda.atomic.add(bins, BINS + digit // SOME, 1)
         cuda.syncthreads()
         if thread == 0:
             left, some = wanted, BINS // SOME - 1
@@ -176,7 +177,8 @@ def top_kernel() -> Callable[..., None]:
     def kernel(row, context, extra):
         bins = cuda.shared.array(COUNTS, np.int32)
         held = cuda.shared.array(HELD, np.int32)  # ids of those above the last, then of those that equal it
-        found = cuda.shared.array(2, np.int32)  # how many of both
+        found = cuda.shared.array(3, np.int32)  # how many of both, and blocks that may have some
+        listed = cuda.shared.array(LISTED, np.int32)
         starts = cuda.shared.array(STARTS, np.int32)
         thread, threads, n = cuda.threadIdx.x, cuda.blockDim.x, at(row, TOP_N)
         m = cuda.blockIdx.x
@@ -184,21 +186,27 @@ def top_kernel() -> Callable[..., None]:
         y, ids = at(row, TOP_Y) + m * at(row, TOP_LDY) * 4, at(row, TOP_IDS) + m * TOP * 4
         blocks, chunks = (n + TOP_BLOCK - 1) // TOP_BLOCK, (n + TOP_CHUNK - 1) // TOP_CHUNK
         begin()
-        limit = nth(peaks, peaks, 0, blocks, (blocks + TOP_BLOCK - 1) // TOP_BLOCK, TOP, bins)
-        last = nth(x, peaks, limit, n, blocks, TOP, bins)  # 0: all of them, but for NaN
-        for i in range(thread, 2, threads):
+        for i in range(thread, 3, threads):
             found[i] = 0
-        cuda.syncthreads()
-        for b in range(thread // TOP_BLOCK, blocks, max(1, threads // TOP_BLOCK)):
+        limit = nth(peaks, blocks, (blocks + TOP_BLOCK - 1) // TOP_BLOCK, listed, -1, TOP, bins)
+        for b in range(thread, blocks, threads):
             if order_of(peaks + 4 * b) >= limit:
-                for i in range(b * TOP_BLOCK + thread % TOP_BLOCK, min(n, (b + 1) * TOP_BLOCK), min(threads, TOP_BLOCK)):
-                    order = order_of(x + 4 * i)
-                    if order > last:
-                        held[cuda.atomic.add(found, 0, 1)] = i
-                    elif order == last and order > 0:
-                        place = cuda.atomic.add(found, 1, 1)
-                        if place < TOP:
-                            held[TOP + place] = i
+                place = cuda.atomic.add(found, 2, 1)
+                if place < LISTED:
+                    listed[place] = b
+        cuda.syncthreads()
+        chosen = found[2] if found[2] <= LISTED else -1
+        last = nth(x, n, blocks, listed, chosen, TOP, bins)  # 0: all of them, but for NaN
+        for j in range(thread // TOP_BLOCK, blocks if chosen < 0 else chosen, max(1, threads // TOP_BLOCK)):
+            first = TOP_BLOCK * np.int64(j if chosen < 0 else listed[j])
+            for i in range(first + thread % TOP_BLOCK, min(n, first + TOP_BLOCK), min(threads, TOP_BLOCK)):
+                order = order_of(x + 4 * i)
+                if order > last:
+                    held[cuda.atomic.add(found, 0, 1)] = i
+                elif order == last and order > 0:
+                    place = cuda.atomic.add(found, 1, 1)
+                    if place < TOP:
+                        held[TOP + place] = i
         cuda.syncthreads()
         above, equal = found[0], found[1]
         for i in range(thread, above, threads):

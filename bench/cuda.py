@@ -26,16 +26,12 @@ from lepton_edge.kernels.ops import ROW
 from lepton_edge.models.registry import spec_from_config
 from lepton_edge.quant.random import RandomCheckpoint
 from lepton_edge.runtime.cuda import CudaEngine
-from lepton_edge.runtime.cuda.device import Device
 from lepton_edge.runtime.cuda.inputs import Packed
+from lepton_edge.runtime.cuda.limits import bandwidth, tensor_speed
 from lepton_edge.runtime.cuda.lower import Sizes, query_tile
-from lepton_edge.runtime.cuda.memory import Block
 from lepton_edge.runtime.cuda.plan import CudaPlan
 
 HEADS = ("model.embed_tokens.weight", "lm_head.weight")
-COPIED = 2 << 30  # bytes of the copy, many times any cache
-PROBE_ROUNDS, PROBE_WARPS = 4096, 32
-PROBE_OPERATIONS = 8 * 2 * 16 * 8 * 32  # of a warp in one round, see kernels/cuda/probe.py
 PROMPT, STEPS, MANY = 2048, 64, 64
 
 
@@ -54,37 +50,16 @@ class Distinct(RandomCheckpoint):
         return Weight(name, found.format, (rows, columns), data.reshape(-1))
 
 
-def bandwidth(device: Device, rounds: int) -> float:
-    """Bytes that the device reads and writes in a second when it copies."""
-    source, target = Block(device, COPIED), Block(device, COPIED)
-    samples = []
-    for _ in range(rounds + 1):
-        stop = device.timer()
-        device.copy(target.at, source.at, COPIED)
-        samples.append(2 * COPIED / stop())
-    source.free()
-    target.free()
-    return statistics.median(samples[1:])
-
-
-def tensor_speed(device: Device, rounds: int) -> float:
-    """Int8 operations that the tensor cores do in a second, by `mma.sync`."""
-    device.load(["probe_mma"], print)
-    memory, blocks = Block(device, 256), 2 * device.processors
-    samples = []
-    for _ in range(rounds + 1):
-        stop = device.timer()
-        device.launch([("probe_mma", memory.at, memory.at, PROBE_ROUNDS, (blocks, 1, 1, 32 * PROBE_WARPS))])
-        samples.append(blocks * PROBE_WARPS * PROBE_ROUNDS * PROBE_OPERATIONS / stop())
-    return statistics.median(samples[1:])
-
-
 def prompt(engine: CudaEngine, ids: Any) -> Iterator[Callable[[], int]]:
     """Runs of a prompt of a new sequence."""
-    while True:
+    def run() -> int:
         slot = engine.open()
-        yield lambda: engine.step(ids, [slot] * len(ids), range(len(ids)), [len(ids) - 1]) and len(ids)
+        engine.step(ids, [slot] * len(ids), range(len(ids)), [len(ids) - 1])
         engine.close_slot(slot)
+        return len(ids)
+
+    while True:
+        yield run
 
 
 def steps(engine: CudaEngine, ids: Any, count: int) -> Iterator[Callable[[], int]]:
@@ -121,7 +96,8 @@ def profile(engine: CudaEngine, sizes: Sizes) -> None:
     found: dict[str, list[float]] = {}
     for part in plan.parts:
         for call in () if isinstance(part, range) else part:
-            for launch in call.launch(plan._table.at, engine._inputs.header, 8 * ROW, sizes):
+            header = engine._inputs.header
+            for launch in call.launch(plan._table.at, header, 8 * ROW, sizes):
                 run = device.record(lambda launch=launch: device.launch([launch] * 20))
                 run()
                 stop = device.timer()
@@ -146,6 +122,10 @@ def limit(engine: CudaEngine, tokens: int, sequences: int, seen: int, read: floa
     return tokens / max(nbytes / read, 2 * parameters * tokens / speed)
 
 
+def tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=SHAPES)
@@ -158,8 +138,8 @@ def main() -> None:
     for shape in arguments.shape or ("smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"):
         spec = spec_from_config(SHAPES[shape], shape)
         source = Distinct(spec.tensors(), arguments.format, 1, spec.matrices())
-        engine = CudaEngine.load(source, spec, context=4096, threads=1, notify=lambda line: print(line, file=sys.stderr))
-        read, speed = bandwidth(engine._device, arguments.rounds), tensor_speed(engine._device, arguments.rounds)
+        engine = CudaEngine.load(source, spec, context=4096, threads=1, notify=tell)
+        read, speed = bandwidth(), tensor_speed()
         ids = np.random.default_rng(1).integers(0, spec.vocab, PROMPT)
         tests = (
             ("decode", steps(engine, ids, 1), 1, 1, STEPS * arguments.rounds // 2),

@@ -46,6 +46,7 @@ def load(
     kv_dtype: str | None = None,
     context: int | None = None,
     notify: Callable[[str], None] | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Open a model; nothing is ever downloaded.
 
@@ -61,13 +62,14 @@ def load(
         context: positions to make room for, at most the model's own; None: the model's own.
         notify: called with a line of text when something takes long: the kernels are compiled, once on each machine,
             in about ten seconds, or MXFP4 experts are packed; None: the line goes to stderr.
+        device: 'cpu', or 'cuda' for an NVIDIA GPU, with `pip install 'lepton-edge[cuda]'`.
     Raises:
         ModelError: the folder is missing, damaged, or of a kind that is not supported.
         RequestError: an argument is wrong.
         MachineError: this machine lacks something.
     """
-    for name, text in (("format", format), ("isa", isa), ("kv_dtype", kv_dtype)):
-        if text is not None and not isinstance(text, str):
+    for name, text in (("format", format), ("isa", isa), ("kv_dtype", kv_dtype), ("device", device)):
+        if not isinstance(text, str) and (text is not None or name == "device"):
             raise RequestError(f"{name} is {reprlib.repr(text)}; expected a string or None")
     threads = None if threads is None else whole("threads", threads, 1)
     context = None if context is None else whole("context", context, 1)
@@ -75,8 +77,9 @@ def load(
 
     from lepton_edge.checkpoint import Checkpoint
     from lepton_edge.models.registry import spec_of
-    from lepton_edge.runtime import Engine
+    from lepton_edge.runtime import engine_for
 
+    kind = engine_for(device)
     checkpoint = Checkpoint.open(folder)
     try:
         spec = spec_of(checkpoint)
@@ -89,7 +92,7 @@ def load(
             checkpoint.generation_config, str(folder / "generation_config.json")
         )
         tokenizer = TokenizerLoad(folder, spec.vocab)
-        engine = Engine.load(
+        engine = kind.load(
             checkpoint,
             spec,
             format=format,

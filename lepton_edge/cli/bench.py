@@ -99,14 +99,12 @@ def _print(results: list[Row], output: str, text: Callable[[list[Row]], str]) ->
 def _measure(arguments: argparse.Namespace) -> list[Result]:
     import statistics
 
-    from lepton_edge.cli.cpu import cpu_name
-    from lepton_edge.cli.limits import limits
     from lepton_edge.version import __version__
 
     name = arguments.shape or arguments.model or "stories"
     engine = _engine(arguments)
     try:
-        bandwidth = limits(engine.isa, engine.threads, notify).read
+        machine, bandwidth = _machine(engine)
         weight_bytes = engine.program.step_bytes
         results = []
         for test in _tests(arguments, engine):
@@ -127,13 +125,25 @@ def _measure(arguments: argparse.Namespace) -> list[Result]:
                     bandwidth_gb_s=round(bandwidth / 1e9, 2),
                     bandwidth_share=None if test.prompt else round(mean / test.batch * weight_bytes / bandwidth, 4),
                     weight_bytes=weight_bytes,
-                    cpu=cpu_name(),
+                    cpu=machine,
                     version=__version__,
                 )
             )
         return results
     finally:
         engine.close()
+
+
+def _machine(engine: "Engine") -> tuple[str, float]:
+    """What computes, and the bytes that it reads in a second at most."""
+    if engine.device != "cpu":
+        from lepton_edge.runtime.cuda.limits import bandwidth
+
+        return engine.device, bandwidth()
+    from lepton_edge.cli.cpu import cpu_name
+    from lepton_edge.cli.limits import limits
+
+    return cpu_name(), limits(engine.isa, engine.threads, notify).read
 
 
 def _profile(arguments: argparse.Namespace) -> list[bench_profile.Line]:
@@ -172,7 +182,7 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     from lepton_edge.embedded import model_folder
     from lepton_edge.models.registry import spec_from_config, spec_of
     from lepton_edge.quant.random import RandomCheckpoint
-    from lepton_edge.runtime import Engine
+    from lepton_edge.runtime import engine_for
 
     checkpoint: Checkpoint | RandomCheckpoint
     if arguments.shape:
@@ -181,7 +191,7 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
     else:
         checkpoint = Checkpoint.open(model_folder(arguments.model))
         spec = spec_of(checkpoint)
-    return Engine.load(
+    return engine_for(arguments.device).load(
         checkpoint,
         spec,
         format=arguments.format,

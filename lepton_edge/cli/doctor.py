@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         "features": _features(),
         "isa": f"{chosen} (this CPU has {', '.join(available())})",
         "cores": str(os.cpu_count()),
+        "gpu": _gpu(),
         "cache": f"{folder} ({_cache(folder, problems)})",
         "models": ", ".join(_models()) or "none",
     }
@@ -59,6 +60,21 @@ def _package(name: str, problems: list[str]) -> str:
     except PackageNotFoundError:
         problems.append(f"{name} is not installed; pip install {name}")
         return f"{name} missing"
+
+
+def _gpu() -> str:
+    """The GPU that `--device cuda` uses, or why there is none, which is no fault."""
+    from importlib.util import find_spec
+
+    if find_spec("numba_cuda") is None:
+        return "not used (pip install 'lepton-edge[cuda]' for an NVIDIA GPU)"
+    from lepton_edge.runtime.cuda.device import open_device
+
+    try:
+        device = open_device()
+    except MachineError as error:
+        return str(error)
+    return f"{device.name}, sm_{device.arch}"
 
 
 def _features() -> str:

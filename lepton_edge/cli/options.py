@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lepton_edge.api import Model
 
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
-ENGINE = ("format", "kv_dtype", "threads", "isa", "context")
+ENGINE = ("format", "kv_dtype", "threads", "isa", "context", "device")
 
 
 def count(text: str) -> int:
@@ -27,6 +27,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-dtype", metavar="NAME", help="the cache of keys and values: f16 (default), q8 or f32")
     parser.add_argument("-t", "--threads", type=count, metavar="N", help="default: the performance cores")
     parser.add_argument("--isa", metavar="NAME", help="instruction set (default: the best; see lepton doctor)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: an NVIDIA GPU")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

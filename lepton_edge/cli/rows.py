@@ -43,7 +43,7 @@ def load_model(arguments: argparse.Namespace, name: str | None = None) -> "Model
     """The model that -m names, or another."""
     import lepton_edge
 
-    options = {key: getattr(arguments, key) for key in ("format", "kv_dtype", "threads", "isa")}
+    options = {key: getattr(arguments, key) for key in ("format", "kv_dtype", "threads", "isa", "device")}
     return lepton_edge.load(arguments.model if name is None else name, **options)
 
 

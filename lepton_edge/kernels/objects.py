@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects in `folder`, files OP + suffix.  Missing ones: `python -m *build FOLDER OP …`; target: for messages."""
+    """The objects in `folder`, files OP + suffix; `python -m *build FOLDER OP …` makes them.  target: for messages."""
 
     folder: Path
     suffix: str
@@ -84,11 +84,11 @@ class Objects:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", *self.build, str(self.folder)]
         no, pipe = subprocess.DEVNULL, subprocess.PIPE
+        environment = {**os.environ, "PYTHONPATH": path}
         workers = [
-            subprocess.Popen([*command, *share], env={**os.environ, "PYTHONPATH": path}, stdin=no, stdout=no, stderr=pipe,
-                             text=True)
+            subprocess.Popen([*command, *share], env=environment, stdin=no, stdout=no, stderr=pipe, text=True)
             for share in _shares(ops, min(WORKERS, _cores()))
-        ]  # fmt: skip
+        ]
         try:
             reports = [worker.communicate()[1] for worker in workers]
         except BaseException:

@@ -180,7 +180,7 @@ class Engine:
                 self._point({SCRATCH: self._scratch.ctypes.data, SCRATCH_STRIDE: program.scratch_bytes})
         return plan
 
-    # -- what other executors have otherwise ----------------------------------------------------------------------------
+    # -- what other executors have otherwise ------------------------------------------------------------------------
 
     def _new_pages(self) -> Pages[Any]:
         """An empty cache."""
@@ -242,6 +242,11 @@ class Engine:
         return self._pages.nbytes + self._states.nbytes
 
     @property
+    def device(self) -> str:
+        """What computes: 'cpu', or the name of a GPU."""
+        return "cpu"
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
         return self.program.weight_bytes
@@ -301,7 +306,8 @@ class Engine:
             ids, where, at, picks = self._read(tokens, slots, positions, wanted)
             n, m = len(ids), len(picks)
             if n > self.max_batch or m > self.max_wanted:
-                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {self.max_batch} and {self.max_wanted}")
+                most = f"{self.max_batch} and {self.max_wanted}"
+                raise RequestError(f"{n} tokens, {m} wanted: a step takes at most {most}")
             if temperatures is not None and (len(temperatures) != m or not all(t > 0 for t in temperatures)):
                 raise RequestError(f"temperatures: expected {m} numbers above 0")
             for i in range(m):

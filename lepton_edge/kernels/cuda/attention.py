@@ -18,7 +18,7 @@ from .elementwise import fields, records_kernel
 from .layout import ENDS, MAX_HEAD, MEMORY_ENDS, MEMORY_PAGES, PAGES, POSITIONS
 from .words import LANES, begin, get_f32, get_i64, jit, put_f32, warp_sum
 
-__all__ = ["F", "KERNELS", "limits"]
+__all__ = ["KERNELS", "F", "limits"]
 
 F = fields("attention_f32")
 LOWEST = np.float32(-1e30)

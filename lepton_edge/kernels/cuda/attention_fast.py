@@ -84,8 +84,9 @@ def chunk_word(d: int) -> Any:
     keys, tiles, row = keys_of(d), d // 8, 2 * d  # bytes of a position's numbers
 
     def body(e: Any, state: list[Any], k: Any, v: Any, scale: Any, *bounds: Any) -> Sequence[Any]:
-        total, peaks, weights = state[: 4 * tiles], state[4 * tiles : 4 * tiles + 2], state[4 * tiles + 2 : 4 * tiles + 4]
-        q = e.as_bits(state[4 * tiles + 4 :])
+        total, rest = state[: 4 * tiles], state[4 * tiles :]
+        peaks, weights = rest[:2], rest[2:4]
+        q = e.as_bits(rest[4:])
         scores: list[list[Any]] = []
         for j in range(keys // 8):
             key = [bits for i in range(d // 32) for bits in e.read(k, 4, 8 * j * row + 16 * i)]
@@ -120,7 +121,7 @@ def chunk_word(d: int) -> Any:
                 order = 0x7632 if n % 2 else 0x5410
                 b = [e.permute(value[a][n // 2], value[a + 1][n // 2], order) for a in (0, 2)]
                 total[4 * n : 4 * n + 4] = e.mma_f16(total[4 * n : 4 * n + 4], p, b)
-        return [*total, *peaks, *weights, *state[4 * tiles + 4 :]]
+        return [*total, *peaks, *weights, *rest[4:]]
 
     return unrolled(body, state_size(d), "b64", "b64", "f32", *["b32"] * 4)
 
@@ -178,8 +179,10 @@ def sweep_of(d: int) -> Callable[..., Any]:
             base = i * keys
             k = page_of(context, pages, token, base) + here + base % PAGE * d * 2
             away = base + lane % 4 * 2
-            state = chunk(state, k + of_key, k + PAGE * d * 2 + of_value, scale, np.int32(up_first - away),
-                          np.int32(up_last - away), np.int32(down_first - away), np.int32(down_last - away))  # fmt: skip
+            of_up = np.int32(up_first - away), np.int32(up_last - away)
+            of_down = np.int32(down_first - away), np.int32(down_last - away)
+            state = chunk(state, k + of_key, k + PAGE * d * 2 + of_value, scale, of_up[0], of_up[1], of_down[0],
+                          of_down[1])  # fmt: skip
         return state
 
     return sweep
@@ -200,7 +203,7 @@ def with_sink(row, h, weights, peak):
 
 
 def wide_kernel(d: int) -> Callable[..., None]:
-    """Block (x, y): a warp for each tile of neighbouring tokens of a sequence, of key head y; there are `more` tiles."""
+    """Block (x, y): a warp for each of `more` tiles of neighbouring tokens of a sequence, and key head y."""
     queries, sweep, keys = query_word(d), sweep_of(d), keys_of(d)
     start, (state_of, weights_of, peaks_of), out = zeros(1), join_words(d), out_word(d, False)
 
@@ -241,9 +244,9 @@ def wide_kernel(d: int) -> Callable[..., None]:
 
 
 @jit
-def put_result(row, context, t, h, d, c, value):
-    """Number c of head h of token t; the lanes of a warp have neighbours, from a multiple of 32 on: a group of y's."""
-    y = at(row, Y) + (t * at(row, LDY) + h * d + c) * 4
+def put_result(row, t, h, d, c, total, weights, peak):
+    """Number c of head h of token t.  The lanes of a warp have neighbours, from a multiple of 32 on: a group of y."""
+    y, value = at(row, Y) + (t * at(row, LDY) + h * d + c) * 4, total / with_sink(row, h, weights, peak)
     put_f32(y, value)
     if at(row, RECORDS) != 0:
         put_group(value, y, at(row, RECORDS), at(row, LDY) // GROUP, room(row), t, (h * d + c) // GROUP)
@@ -291,7 +294,7 @@ def split_kernel(d: int) -> Callable[..., None]:
                 total += fade * get_shared_f32(np.int32(at_row + 4 * c))
                 weights += fade * get_shared_f32(np.int32(at_row + 4 * d))
             if parts == 1:
-                put_result(row, context, token, g * group + h, d, c, total / with_sink(row, g * group + h, weights, peak_here))
+                put_result(row, token, g * group + h, d, c, total, weights, peak_here)
             else:
                 to = partials + (part * ROWS + h) * row_bytes
                 put_f32(to + 4 * c, total)
@@ -321,7 +324,7 @@ def split_kernel(d: int) -> Callable[..., None]:
                 fade = exp2(get_fresh_f32(at_row + 4 * d + 4) - peak_here)
                 total += fade * get_fresh_f32(at_row + 4 * c)
                 weights += fade * get_fresh_f32(at_row + 4 * d)
-            put_result(row, context, token, g * group + h, d, c, total / with_sink(row, g * group + h, weights, peak_here))
+            put_result(row, token, g * group + h, d, c, total, weights, peak_here)
 
     return kernel
 

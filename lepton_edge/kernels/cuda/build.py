@@ -16,7 +16,9 @@ from ..build import write
 
 __all__ = ["MODULES", "factories", "to_ptx"]
 
-MODULES = ("elementwise", "embed", "matmul_packed", "matmul_plain", "rope", "attention", "attention_fast", "summary", "probe")
+MODULES = (
+    "elementwise", "embed", "matmul_packed", "matmul_plain", "rope", "attention", "attention_fast", "summary", "probe",
+)  # fmt: skip
 
 
 def factories() -> dict[str, Any]:

@@ -85,8 +85,8 @@ def scales_at(records, groups, room, g):
 
 @jit
 def put_group(value, x, records, groups, room, t, g):
-    """A group of 32 floats as codes round(x * 127 / max|x|) and scale, by a warp: each lane has its own in `value`; where
-    a lane is more than one (`simulated.py`), they lie at x."""
+    """A group of 32 floats as codes round(x * 127 / max|x|) and scale, by a warp: each lane has its own in `value`;
+    where there are fewer lanes (`simulated.py`), they lie at x."""
     lane, top = cuda.threadIdx.x % LANES, abs(value)
     if LANES < GROUP:
         for i in range(lane, GROUP, LANES):

@@ -13,7 +13,7 @@ from numba import cuda
 from ..layout import GROUP
 from ..ops import ACTIVATIONS, OPS, PACKED
 from ..ops import field as place
-from .common import F0, F1, at, block_sum, count, warp_here, warps_there, put_group, room
+from .common import F0, F1, at, block_sum, count, put_group, room, warp_here, warps_there
 from .layout import ENDS, PICKS, POSITIONS
 from .words import LANES, begin, get_f32, get_i64, jit, put_f32
 
@@ -86,7 +86,7 @@ def records_kernel(op: str, x: str, ldx: str) -> Callable[..., None]:
     return kernel
 
 
-# -- activations ------------------------------------------------------------------------------------------------------
+# -- activations ----------------------------------------------------------------------------------------------------
 
 
 @jit
@@ -171,7 +171,7 @@ def squash_kernel() -> Callable[..., None]:
     return kernel
 
 
-# -- limits, and rows by number -----------------------------------------------------------------------------------------
+# -- limits, and rows by number -------------------------------------------------------------------------------------
 
 
 def limit_kernel() -> Callable[..., None]:

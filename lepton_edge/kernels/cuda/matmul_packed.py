@@ -18,7 +18,7 @@ from numba import config, cuda
 
 from ..layout import BLOCK, GROUP, GROUP_BYTES, SCALES
 from ..ops import ROW
-from .common import F0, at, count, more, warp_here, warps_there, room, scales_at
+from .common import F0, at, count, more, room, scales_at, warp_here, warps_there
 from .elementwise import fields
 from .embed import packed
 from .words import LANES, begin, get_f32, get_i8, jit, put_f32
@@ -217,8 +217,8 @@ def finish_word(blocks: int, tiles: int, factor: float, apart: int = 0) -> Any:
         places, wide = rows
         for r in range(blocks):
             inside = e.flag(e.less(e.i64(r), left))
-            added = [value for place in places
-                     for value in e.get_if(e.both(has_bias, inside), e.add(bias, e.i64(64 * r + place)), wide)]  # fmt: skip
+            given = e.both(has_bias, inside)
+            added = [x for place in places for x in e.get_if(given, e.add(bias, e.i64(64 * r + place)), wide)]
             for n in range(tiles):
                 for second in range(2):
                     here = e.both(inside, e.flag(e.less(e.i64(8 * n + second), tokens)))

@@ -48,7 +48,7 @@ def operand_of(op: str) -> Callable[..., Any]:
 
 
 def few_word(name: str, tokens: int) -> Any:
-    """A word that adds the products of 8 columns of a row and some tokens: sums (…, w, x, bytes from token to token)."""
+    """A word (sums, w, x, bytes from token to token) that adds the products of 8 columns of a row and some tokens."""
 
     def body(e: Any, total: list[Any], w: Any, x: Any, far: Any) -> Sequence[Any]:
         if name == "f32":
@@ -159,7 +159,8 @@ def wide_kernel(name: str, shape: str) -> Callable[..., None]:
     X, LDX, COLUMNS, W, Y, LDY, BIAS, ACCUMULATE, ROWS = (
         f[key] for key in ("x", "ldx", "columns", "w", "y", "ldy", "bias", "accumulate", "rows")
     )
-    start, product, finish = zeros(4 * blocks * tiles), step_word(name, blocks, tiles), finish_word(blocks, tiles, 1.0, 1)
+    start, product = zeros(4 * blocks * tiles), step_word(name, blocks, tiles)
+    finish = finish_word(blocks, tiles, 1.0, 1)
 
     def kernel(row, context, extra):
         lane, warp = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
@@ -170,7 +171,8 @@ def wide_kernel(name: str, shape: str) -> Callable[..., None]:
             return
         columns, far = at(row, COLUMNS), at(row, LDX) * 4
         half = 8 * columns * size if left >= blocks else 0
-        x, w, total = at(row, X) + (first + g) * far + 16 * t, at(here, W) + (r + g) * columns * size + 4 * t * size, start()
+        x, w = at(row, X) + (first + g) * far + 16 * t, at(here, W) + ((r + g) * columns + 4 * t) * size
+        total = start()
         begin()
         for _ in range(columns // STEP):
             total = product(total, w, half, x, 8 * far)

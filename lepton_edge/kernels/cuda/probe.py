@@ -5,15 +5,13 @@ from typing import Any
 
 from numba import config
 
+from .layout import PROBE_CHAINS
 from .words import put_f32
 
 if not config.ENABLE_CUDASIM:
     from .ptx import unrolled, zeros
 
-__all__ = ["KERNELS", "PROBE_OPERATIONS"]
-
-CHAINS = 8  # products that do not wait for each other
-PROBE_OPERATIONS = CHAINS * 2 * 16 * 8 * 32  # of a warp in one round
+__all__ = ["KERNELS"]
 
 
 def probe_mma() -> Callable[..., None]:
@@ -22,9 +20,9 @@ def probe_mma() -> Callable[..., None]:
     def body(e: Any, held: list[Any]) -> Sequence[Any]:
         bits = e.as_bits(held)
         a, b = [e.add(bits[0], e.i32(i)) for i in range(4)], [e.add(bits[1], e.i32(i)) for i in range(2)]
-        return [e.bits_f(e.mma_i8([*a[1:], e.add(bits[i], e.i32(i))], b)[0]) for i in range(CHAINS)]
+        return [e.bits_f(e.mma_i8([*a[1:], e.add(bits[i], e.i32(i))], b)[0]) for i in range(PROBE_CHAINS)]
 
-    start, step = zeros(CHAINS), unrolled(body, CHAINS)
+    start, step = zeros(PROBE_CHAINS), unrolled(body, PROBE_CHAINS)
 
     def kernel(row, context, extra):
         held = start()

@@ -13,10 +13,35 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 __all__ = [
-    "LANES", "WIDTH", "Emit", "arrive", "begin", "exp2", "get_bf16", "get_f16", "get_f32", "get_fresh_f32", "get_i32", "get_i64",
-    "get_i8", "get_shared_f32", "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "put_shared_f32", "round_i32", "shared", "sync_warp", "unrolled",
+    "LANES",
+    "WIDTH",
+    "Emit",
+    "arrive",
+    "begin",
+    "exp2",
+    "get_bf16",
+    "get_f16",
+    "get_f32",
+    "get_fresh_f32",
+    "get_i8",
+    "get_i32",
+    "get_i64",
+    "get_shared_f32",
+    "get_u8",
+    "jit",
+    "max_nan",
+    "put_f16",
+    "put_f32",
+    "put_i8",
+    "put_i32",
+    "put_shared_f32",
+    "round_i32",
+    "shared",
+    "sync_warp",
+    "unrolled",
     "warp_max",
-    "warp_sum", "zeros",
+    "warp_sum",
+    "zeros",
 ]  # fmt: skip
 
 LANES = 32  # threads of a warp, which work on neighbours
@@ -231,12 +256,13 @@ class Emit:
         return [self.b.bitcast(value, I32) if value.type == F32 else value for value in values]
 
     def get_if(self, condition: Any, address: Any, count: int) -> list[Any]:
-        """`count` (1 or 2) floats at an address that may be anything where the condition, a number, is 0: then zeros."""
+        """`count` (1 or 2) floats at an address; zeros, whatever the address, where the condition, a number, is 0."""
         names, zeros = ("{$0, $1}", "mov.f32 $0, 0f00000000; mov.f32 $1, 0f00000000;")
         wide = ".v2"
         if count == 1:
             names, zeros, wide = "$0", "mov.f32 $0, 0f00000000;", ""
-        text = f"{{.reg .pred p; setp.ne.s32 p, ${count}, 0; {zeros} @p ld.global{wide}.f32 {names}, [${count + 1}];}}"
+        read = f"@p ld.global{wide}.f32 {names}, [${count + 1}];"
+        text = f"{{.reg .pred p; setp.ne.s32 p, ${count}, 0; {zeros} {read}}}"
         letters = ",".join(["=&f"] * count + ["r", "l"])
         kind = F32 if count == 1 else ir.LiteralStructType([F32] * count)
         function = ir.FunctionType(kind, [I32, I64])
@@ -336,7 +362,7 @@ get_i64 = word("ld.global.nc.b64 $0, [$1];", "b64", "b64", pure=True)
 get_i32 = word("ld.global.b32 $0, [$1];", "b32", "b64")
 get_f32 = word("ld.global.f32 $0, [$1];", "f32", "b64")
 get_f16 = word("{.reg .b16 h; ld.global.b16 h, [$1]; cvt.f32.f16 $0, h;}", "f32", "b64")
-get_bf16 = word("{.reg .b16 h, z; mov.b16 z, 0; ld.global.nc.b16 h, [$1]; mov.b32 $0, {z, h};}", "f32", "b64", pure=True)
+get_bf16 = word("{.reg .b16 h, z; mov.b16 z, 0; ld.global.b16 h, [$1]; mov.b32 $0, {z, h};}", "f32", "b64")
 get_u8 = word("ld.global.u8 $0, [$1];", "b32", "b64")
 get_i8 = word("ld.global.s8 $0, [$1];", "b32", "b64")
 put_f32 = word("st.global.f32 [$0], $1;", "", "b64", "f32")

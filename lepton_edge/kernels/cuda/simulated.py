@@ -10,8 +10,26 @@ import numpy as np
 from numba import cuda
 
 __all__ = [
-    "LANES", "WIDTH", "arrive", "begin", "get_bf16", "get_f16", "get_f32", "get_i32", "get_i64", "get_i8",
-    "get_u8", "jit", "max_nan", "put_f16", "put_f32", "put_i32", "put_i8", "round_i32", "sync_warp", "warp_max",
+    "LANES",
+    "WIDTH",
+    "arrive",
+    "begin",
+    "get_bf16",
+    "get_f16",
+    "get_f32",
+    "get_i8",
+    "get_i32",
+    "get_i64",
+    "get_u8",
+    "jit",
+    "max_nan",
+    "put_f16",
+    "put_f32",
+    "put_i8",
+    "put_i32",
+    "round_i32",
+    "sync_warp",
+    "warp_max",
     "warp_sum",
 ]  # fmt: skip
 

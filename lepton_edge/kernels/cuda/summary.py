@@ -81,8 +81,8 @@ def order_of(address):
 
 @jit
 def nth(x, n, blocks, listed, chosen, wanted, bins):
-    """The order of the `wanted`-th largest of n floats at x, in the blocks that `listed` names (`chosen` of them), or in
-    all, for -1; 0 where there are fewer."""
+    """The order of the `wanted`-th largest of n floats at x, in the `chosen` blocks that `listed` names, or in all, for
+    -1; 0 where there are fewer."""
     thread, threads, found = cuda.threadIdx.x, cuda.blockDim.x, np.int64(0)
     for shift in range(24, -1, -8):
         for i in range(thread, COUNTS, threads):

@@ -3,6 +3,6 @@
 from numba import config
 
 if config.ENABLE_CUDASIM:
-    from .simulated import *
+    from .simulated import *  # noqa: F403
 else:
-    from .ptx import *
+    from .ptx import *  # noqa: F403

@@ -50,7 +50,8 @@ class Device:
         try:
             self._check("cuInit", 0)
         except (RuntimeError, OSError) as error:  # the library is not there
-            raise MachineError(f"device 'cuda': no NVIDIA driver was found ({error}); install one, or use the CPU") from None
+            hint = "install one, or use the CPU"
+            raise MachineError(f"device 'cuda': no NVIDIA driver was found ({error}); {hint}") from None
         if self._check("cuDeviceGetCount") == 0:
             raise MachineError("device 'cuda': the driver sees no GPU; look at `nvidia-smi` and CUDA_VISIBLE_DEVICES")
         self._device = self._check("cuDeviceGet", 0)
@@ -65,7 +66,8 @@ class Device:
         self.processors = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         self.name = self._check("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
         if major < 8:
-            raise MachineError(f"device 'cuda': {self.name} has compute capability {major}.{minor}; expected at least 8.0")
+            found = f"{self.name} is of compute capability {major}.{minor}"
+            raise MachineError(f"device 'cuda': {found}; expected 8.0 or more")
 
     def _attribute(self, attribute: Any) -> int:
         return int(self._check("cuDeviceGetAttribute", attribute, self._device))
@@ -160,7 +162,8 @@ class Device:
 
     def record(self, begin: Callable[[], None]) -> Callable[[], None]:
         """What `begin` starts, as a graph; -> a function that starts it all at once."""
-        self._check("cuStreamBeginCapture", self._stream, self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._check("cuStreamBeginCapture", self._stream, mode)
         try:
             begin()
         finally:

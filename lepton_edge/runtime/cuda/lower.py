@@ -137,7 +137,7 @@ def _calls(program: Program, i: int, rows: list[Row], fast: bool) -> Iterable[Ca
         yield Call(i, ("top",), lambda sizes: ("top", sizes.wanted, 0, (sizes.wanted, 1, 1, 512)))
     elif row.op == "block_peaks":
         chunks = -(-int(row.values["n"] or 0) // TOP_CHUNK)
-        yield Call(i, ("block_peaks",), lambda sizes: ("block_peaks", sizes.wanted, 0, (chunks, sizes.wanted, 1, THREADS)))
+        yield Call(i, (row.op,), lambda sizes: (row.op, sizes.wanted, 0, (chunks, sizes.wanted, 1, THREADS)))
     elif row.op.endswith("norm"):
         threads = min(512, max(128, 32 * int(row.values["groups"] or 0)))
         yield Call(i, (row.op,), lambda sizes: (row.op, count(sizes), 0, (count(sizes), 1, 1, threads)))
@@ -156,14 +156,19 @@ def _warps_of(row: Row) -> int:
     values: dict[str, Any] = dict(row.values)
     if row.op.startswith("rope"):
         return int(values["heads"] + 2 * values["kv_heads"])
-    columns = values.get("ldy") or values.get("ld") or values.get("ldx")
-    return max(1, int(columns) // GROUP)
+    columns = int(values.get("ldy") or values.get("ld") or values["ldx"])
+    return max(1, columns // GROUP)
 
 
 def _warps(i: int, kernel: str, each: int, count: Callable[[Sizes], int]) -> Call:
     """A kernel that has `each` warps for every token."""
     blocks, threads = -(-each // WARPS), 32 * min(WARPS, each)
-    return Call(i, (kernel,), lambda sizes: (kernel, count(sizes), 0, (blocks, min(count(sizes), MAX_BLOCKS), 1, threads)))
+
+    def choose(sizes: Sizes) -> Choice:
+        tokens = count(sizes)
+        return kernel, tokens, 0, (blocks, min(tokens, MAX_BLOCKS), 1, threads)
+
+    return Call(i, (kernel,), choose)
 
 
 def _packed(i: int, op: str, parts: int, blocks: list[int], count: Callable[[Sizes], int], fast: bool) -> Call:

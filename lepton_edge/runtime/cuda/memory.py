@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device

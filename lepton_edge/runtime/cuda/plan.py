@@ -72,7 +72,7 @@ class CudaPlan(Plan):
         device.upload(self._table.at, table)
         device.wait()
         summary = {name: program.buffers[name] for name in ("top", "top_ids") if name in program.buffers}
-        self._summary = {
+        self._summary: dict[str, Any] = {
             name: device.pinned(self.max_wanted * buffer.token_bytes)
             .view(np.int32 if buffer.integers else np.float32).reshape(self.max_wanted, buffer.ld)
             for name, buffer in summary.items()
@@ -135,11 +135,11 @@ class CudaPlan(Plan):
         """What the last step said of m tokens, once the device has been waited for."""
         vocab = self.program.buffers["logits"].columns
         top, ids = self._summary["top"][:m], self._summary["top_ids"][:m, : min(TOP, vocab)]
-        logits: Any = Logits(lambda: self.view("logits", m), ids, top)
-        chunks, size = summary_sizes(vocab)
+        values, (chunks, size) = top[:, : ids.shape[1]], summary_sizes(vocab)
+        logits: Any = Logits(lambda: self.view("logits", m), ids, values)
         peaks: Any = Lazy(lambda: self.view("peaks", m)[:, : size - 2 * chunks])
-        return Summary(logits, ids, top[:, : ids.shape[1]], top[:, TOP], top[:, TOP + 1], top[:, TOP + 2 : TOP + 2 + chunks],
-                       peaks)  # fmt: skip
+        shares = top[:, TOP + 2 : TOP + 2 + chunks]
+        return Summary(logits, ids, values, top[:, TOP], top[:, TOP + 1], shares, peaks)
 
     def view(self, name: str, rows: int) -> Array:
         """As of `Plan`, a copy of what the device has."""

@@ -41,7 +41,8 @@ def from_device(device: Bytes, records: Bytes, tokens: int, groups: int, room: i
         here = codes[first : first + width].swapaxes(0, 1)
         sums = -8 * here.view(np.int8).sum(axis=2, dtype=np.int32)
         tile[:, : width * GROUP] = here.reshape(groups, -1)
-        tile[:, width * GROUP : width * (GROUP + 4)] = np.ascontiguousarray(scales[:, first : first + width]).view(np.uint8)
+        scale = np.ascontiguousarray(scales[:, first : first + width])
+        tile[:, width * GROUP : width * (GROUP + 4)] = scale.view(np.uint8)
         tile[:, width * (GROUP + 4) :] = sums.view(np.uint8)
 
 

@@ -92,15 +92,17 @@ class Device:
         """Zeroed device memory; -> its address, a multiple of 256."""
         status, address = self._driver.cuMemAlloc(max(1, nbytes))
         if int(status) == 2:
-            free, total = self._check("cuMemGetInfo")
-            raise MachineError(
-                f"out of memory on {self.name}: {nbytes / 1e6:.0f} MB are not to be had, {free / 1e6:.0f} of "
-                f"{total / 1e6:.0f} MB are free; use a smaller context, a smaller format, or the CPU"
-            )
+            free = f"{self.free_bytes() / 1e6:.0f} MB are free"
+            hint = "use a smaller context, a smaller format, or the CPU"
+            raise MachineError(f"out of memory on {self.name}: {nbytes / 1e6:.0f} MB are not to be had; {free}; {hint}")
         if int(status):
             raise MachineError(f"device 'cuda': cuMemAlloc failed: {status.name}")
         self.zero(int(address), nbytes)
         return int(address)
+
+    def free_bytes(self) -> int:
+        """How much memory is free."""
+        return int(self._check("cuMemGetInfo")[0])
 
     def free(self, address: int) -> None:
         """Give memory back, when nothing uses it any more."""

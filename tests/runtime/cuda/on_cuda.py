@@ -1,0 +1,100 @@
+"""What a model's two executors give of the same input: the CPU's, and the GPU's or the simulator's.
+
+    NUMBA_ENABLE_CUDASIM=1 python tests/runtime/cuda/on_cuda.py decoder NAME FORMAT KV | KIND NAME …
+
+prints, for each, how far apart they are, relative; for `decoder` also whether the summary is that of its logits.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engines import SPECS, Weights, feed, reference, relative, tokens
+from golden import encoders, families, recipe, seq2seq
+
+from lepton_edge.checkpoint import Checkpoint
+from lepton_edge.models.registry import spec_of
+from lepton_edge.models.spec import ModelSpec
+from lepton_edge.program.summary import summarise
+from lepton_edge.runtime import Engine, engine_for
+from lepton_edge.runtime.pair import PairEngine
+
+KINDS: dict[str, Any] = {"family": families, "encoder": encoders, "pair": seq2seq, "llama": recipe}
+
+
+def decoder(
+    spec: ModelSpec, format: str, kv: str, length: int, sequences: int = 1, steps: int = 2
+) -> tuple[float, bool]:  # fmt: skip
+    """(the largest distance from the reference in prompts of `sequences` sequences and in steps, whether the summary of
+    the last step is right)."""
+    engine = engine_for("cuda").load(Weights(spec, format), spec, threads=1, kv_dtype=kv)
+    slow = reference(engine)
+    pairs = [(engine.open(), slow.open()) for _ in range(sequences)]
+    lengths = [max(1, length - 3 * i) for i in range(sequences)]
+    ids = [tokens(n + steps + 1, spec, i) for i, n in enumerate(lengths)]
+
+    def both(parts: list[np.ndarray], starts: list[int]) -> float:
+        counts = [len(part) for part in parts]
+        positions = np.concatenate([first + np.arange(n) for first, n in zip(starts, counts, strict=True)])
+        slots = [np.repeat([pair[which] for pair in pairs], counts) for which in (0, 1)]
+        rest = positions, np.arange(len(positions))
+        given = np.concatenate(parts)
+        return relative(*(each.forward(given, slots[i], *rest) for i, each in enumerate((engine, slow))))
+
+    found = [both([row[:n] for row, n in zip(ids, lengths, strict=True)], [0] * sequences)]
+    for step in range(steps):
+        found.append(both([row[n + step : n + step + 1] for row, n in zip(ids, lengths, strict=True)],
+                          [n + step for n in lengths]))  # fmt: skip
+    said = engine.step([1], [pairs[0][0]], [lengths[0] + steps], [0], [0.7])
+    right = summarise(np.asarray(said.logits), [0.7])
+    exact = all(np.array_equal(getattr(said, name), getattr(right, name)) for name in ("ids", "values", "peaks"))
+    near = all(np.allclose(getattr(said, name), getattr(right, name), rtol=1e-4, atol=1e-6)
+               for name in ("sums", "heated", "shares"))  # fmt: skip
+    engine.close()
+    return max(found), exact and near
+
+
+def stored(kind: str, name: str, root: Path) -> float:
+    """How far the executors are apart for a golden model, by the kind of its table and its name."""
+    table = KINDS[kind]
+    where = table.write_folder(name if kind == "llama" else table.BY_NAME[name], root / name)
+    with Checkpoint.open(where) as checkpoint:
+        engines = [engine_for(device).load(checkpoint, spec_of(checkpoint), threads=1) for device in ("cpu", "cuda")]
+        try:
+            return relative(*(outputs(engine, table, name) for engine in reversed(engines)))
+        finally:
+            for engine in engines:
+                engine.close()
+
+
+def outputs(engine: Engine, table: Any, name: str) -> np.ndarray:
+    """All that an engine gives of a golden model's input, as one vector."""
+    case = table.BY_NAME[name]
+    if isinstance(engine, PairEngine):
+        memories, ids = engine.remember(seq2seq.sources(case)), seq2seq.target(case)
+        found = []
+        for memory in memories:
+            slot = engine.open_with(memory)
+            found.append(engine.forward(ids, [slot] * len(ids), range(len(ids)), range(len(ids))))
+        return np.concatenate(found).reshape(-1)
+    if not engine.spec.causal:
+        given = encoders.sequences(case), encoders.segments(case), engine.spec.head is None
+        return np.concatenate([row.reshape(-1) for row in engine.encode(*given)])
+    ids, slot = table.token_ids(case), engine.open()
+    return np.concatenate([feed(engine, slot, ids[:9]), feed(engine, slot, ids[9:13], chunk=1)]).reshape(-1)
+
+
+def main(kind: str, *names: str) -> None:
+    if kind == "decoder":
+        name, format, kv = names
+        print(*decoder(SPECS[name], format, kv, 5))
+        return
+    with tempfile.TemporaryDirectory() as root:
+        for name in names:
+            print(name, stored(kind, name, Path(root)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

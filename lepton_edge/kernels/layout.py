@@ -8,10 +8,12 @@ Q4_GROUP, Q8_GROUP = SCALES + BLOCK * GROUP // 2, SCALES + BLOCK * GROUP  # byte
 GROUP_BYTES = {"q4": Q4_GROUP, "q8": Q8_GROUP, "mxfp4": Q4_GROUP}
 RECORD = 40  # bytes of a quantized group of one token: 32 values, f32 scale, i32 -8 * sum (where q4 starts)
 
-# Row-major weights: the sums over the lanes are taken after so many columns at most; as floats, a panel of so many rows
-# of so many columns fits L1.
-CHUNK, PANEL_ROWS = 512, 12
-PANEL_BYTES = CHUNK * PANEL_ROWS * 4
+# Row-major weights: the sums over the lanes are taken after so many columns at most (twice as many for pairs of bf16).
+# Many tokens share a panel of so many rows of them; a thread's scratch holds the sums of tiles, then so many tokens,
+# each X_STRIDE bytes from the next (no power of two, for the sake of L1), then the panel.
+CHUNK, PANEL_ROWS, PANEL_TOKENS = 512, 96, 12
+X_STRIDE = CHUNK * 4 + 64
+PANEL_BYTES = 5 * PANEL_TOKENS * 128 + PANEL_TOKENS * X_STRIDE + CHUNK * PANEL_ROWS * 4
 
 # Experts: a (token, expert) pair in their order is four int32: token * top_k + which of the token's experts it is, the
 # expert, and where that expert's pairs begin and end.

@@ -1,10 +1,8 @@
 """y = W x for weights as they lie in a checkpoint: row-major f32, f16 or bf16, and f32 activations.
 
-Four rows share the registers of x.  The lanes of an accumulator are columns: they are summed after each chunk of
-columns, and the sums are added to y.  So a token's sums have one order, whatever else is in the batch.
-
-One token reads the rows where they lie.  Several copy a panel of rows into L1 first: as floats, and a step's registers
-of four rows side by side, so that they are converted once for all tokens and rows far apart share no cache set.
+Four rows share the registers of x, and some tokens those of the rows.  The lanes of an accumulator are columns: they
+are summed after each chunk of columns, and the sums are added to y.  So a token's sums have one order, whatever else is
+in the batch.  Many tokens pass over transposed panels of rows, with the same sums: see `matmul_panel.py`.
 Where the machine multiplies pairs of bf16, a register holds twice as many columns, and nothing is converted but x.
 """
 
@@ -14,105 +12,63 @@ from typing import Any
 
 from .common import at, copy_of, count, take
 from .experts import each_expert, row_of, weight_of
-from .layout import CHUNK, PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
+from .layout import PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
+from .matmul_panel import ROWS as TILE_ROWS
+from .matmul_panel import panel_kernel
 from .ops import field
-from .simd.words import ISA, f32xn, i64, jit, unrolled, void, word, zeros
+from .plain_kinds import SIZES, Kind, chunks, put_sums
+from .simd.words import ISA, f32xn, i64, jit, unrolled, zeros
 
-SIZES = {"f32": 4, "f16": 2, "bf16": 2}
 ROW_FIELDS = (
     "x", "w", "y", "ldy", "rows", "bias", "accumulate", "own", "ldx", "columns", "order", "top_k",
 )  # fmt: skip
 ROWS = 4  # in a register tile
-REGISTER = 4 * ISA.lanes  # bytes
-SHARE_BYTES = 256 << 10  # of weights that a thread takes at once, when there is one token
+WIDTHS = tuple(dict.fromkeys((ISA.plain_tokens, ISA.plain_tokens // 2, 1)))  # tokens in one
+SHARE_BYTES = 256 << 10  # of weights that a thread takes at once, when they are read in place
+X_BYTES = 24 << 10  # of all tokens' columns that stay in L1 while the rows pass
 
 
-class Kind:
-    """What a step of one register of weights does for a format on the instruction set that is being built."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.size = name, SIZES[name]
-        self.pairs = name == "bf16" and ISA.bf16_pairs
-        self.columns = ISA.lanes * (2 if self.pairs else 1)
-
-    def weights(self, isa: Any, address: Any, offset: int = 0, n: Any = None) -> Any:
-        """One register of a row in memory; its first n columns where n is given, and zeros."""
-        if self.pairs:
-            return isa.load_pairs(address, offset, n)
-        return isa.load_row(self.name, address, offset, n)
-
-    def x(self, isa: Any, address: Any, offset: int = 0) -> Any:
-        """The activations that meet one register of weights."""
-        if self.pairs:
-            return isa.round_pairs(*(isa.load_row("f32", address, offset + part) for part in (0, REGISTER)))
-        return isa.load_row("f32", address, offset)
-
-    def multiply(self, isa: Any, x: Any, weights: Any, total: Any) -> Any:
-        """Accumulator plus products."""
-        return isa.dot_bf16(total, weights, x) if self.pairs else isa.fma(x, weights, total)
-
-
-def row_products(kind: Kind, steps: int) -> Callable:
-    """The accumulators of one token and four rows, plus `steps` registers of each row at `w`.
+def row_products(kind: Kind, steps: int, tokens: int) -> Callable:
+    """The accumulators of some tokens and four rows, plus `steps` registers of each row at `w`.
 
     The four rows that follow are fetched: where one row ends and another begins, the hardware does not foresee it.
     """
 
-    def body(isa: Any, total: list, x: Any, w: Any, ldw: Any, ahead: Any) -> Sequence:
-        rows = [w]
-        for _ in range(ROWS - 1):
-            rows.append(isa.b.add(rows[-1], ldw))
+    def body(isa: Any, total: list, x: Any, ldx: Any, w: Any, ldw: Any, ahead: Any) -> Sequence:
+        rows, tokens_at = following(isa, w, ldw, ROWS), following(isa, x, ldx, tokens)
         for r in rows:
             isa.prefetch(isa.b.add(r, ahead))
         for step in range(steps):
-            values = kind.x(isa, x, step * kind.columns * 4)
+            values = [kind.x(isa, at, step * kind.columns * 4) for at in tokens_at]
             for r, address in enumerate(rows):
                 weights = kind.weights(isa, address, step * kind.columns * kind.size)
-                total[r] = kind.multiply(isa, values, weights, total[r])
+                for t in range(tokens):
+                    total[t * ROWS + r] = kind.multiply(isa, values[t], weights, total[t * ROWS + r])
         return total
 
-    return unrolled(body, ROWS, i64, i64, i64, i64, register=f32xn)
+    return unrolled(body, tokens * ROWS, i64, i64, i64, i64, i64, register=f32xn)
 
 
-def ragged_products(kind: Kind) -> Callable:
+def ragged_products(kind: Kind, tokens: int) -> Callable:
     """The same for one register of each row, of whose columns only the first n are there."""
 
-    def body(isa: Any, total: list, x: Any, w: Any, ldw: Any, n: Any) -> Sequence:
-        values = kind.x(isa, x)
-        for r in range(ROWS):
-            total[r] = kind.multiply(isa, values, kind.weights(isa, w, 0, n), total[r])
-            w = isa.b.add(w, ldw)
-        return total
-
-    return unrolled(body, ROWS, i64, i64, i64, i64, register=f32xn)
-
-
-def panel_products(kind: Kind, tokens: int) -> Callable:
-    """The accumulators of some tokens and four rows, plus one register of each row from a panel.
-
-    Some of the next tile's activations at `ahead` are fetched: rows of x are short here and far apart.
-    """
-
-    def body(isa: Any, total: list, x: Any, ldx: Any, panel: Any, ahead: Any) -> Sequence:
-        for _ in range(fetched_tokens(tokens)):
-            isa.prefetch(ahead)
-            ahead = isa.b.add(ahead, ldx)
-        values = []
-        for _ in range(tokens):
-            values.append(kind.x(isa, x))
-            x = isa.b.add(x, ldx)
-        for r in range(ROWS):
-            weights = isa.load_row("f32", panel, r * REGISTER)
+    def body(isa: Any, total: list, x: Any, ldx: Any, w: Any, ldw: Any, n: Any) -> Sequence:
+        values = [kind.x(isa, at) for at in following(isa, x, ldx, tokens)]
+        for r, address in enumerate(following(isa, w, ldw, ROWS)):
+            weights = kind.weights(isa, address, 0, n)
             for t in range(tokens):
                 total[t * ROWS + r] = kind.multiply(isa, values[t], weights, total[t * ROWS + r])
         return total
 
-    return unrolled(body, tokens * ROWS, i64, i64, i64, i64, register=f32xn)
+    return unrolled(body, tokens * ROWS, i64, i64, i64, i64, i64, register=f32xn)
 
 
-def fetched_tokens(tokens: int) -> int:
-    """Tokens of the next tile that each four rows of a panel fetch: together they fetch them all."""
-    return -(-tokens // (PANEL_ROWS // ROWS))
+def following(isa: Any, address: Any, stride: Any, n: int) -> list:
+    """n addresses, `stride` bytes from each other."""
+    found = [address]
+    while len(found) < n:
+        found.append(isa.b.add(found[-1], stride))
+    return found
 
 
 def add_sums(tokens: int) -> Callable:
@@ -130,145 +86,117 @@ def add_sums(tokens: int) -> Callable:
     return unrolled(body, tokens * ROWS, i64, i64, i64, i64, register=f32xn)
 
 
-def copy_step(kind: Kind, ragged: bool) -> Callable:
-    """A word that copies one register of a row into a panel; where `ragged`, its first n columns, and zeros."""
-
-    def emit(isa: Any, w: Any, panel: Any, n: Any) -> None:
-        isa.store(panel, 0, kind.weights(isa, w, 0, n if ragged else None))
-
-    return word(emit, void, i64, i64, i64)
-
-
-def chunks(kind: Kind) -> Callable:
-    """A function of the columns: how many of them are summed at a time, so that all chunks are about as long."""
-    most = CHUNK * kind.columns // ISA.lanes
-
-    @jit
-    def chunk(columns):
-        parts = (columns + most - 1) // most
-        return (columns + 32 * parts - 1) // (32 * parts) * 32
-
-    return chunk
-
-
-def rows_kernel(kind: Kind) -> Callable:
-    """One token and `rows` rows, a multiple of four, where they lie.  `following`: the row that comes after these."""
+def rows_kernel(kind: Kind, tokens: int) -> Callable:
+    """So many tokens and four rows where they lie, n columns of them, a chunk at a time."""
     size, step, wide = kind.size, kind.columns, 64 // kind.size  # a cache line has `wide` columns
-    zero, store, chunk_of = zeros(ROWS, f32xn), add_sums(1), chunks(kind)
-    whole, ragged = row_products(kind, wide // kind.columns), ragged_products(kind)
+    zero, store = zeros(tokens * ROWS, f32xn), add_sums(tokens)
+    whole, ragged = row_products(kind, wide // kind.columns, tokens), ragged_products(kind, tokens)
 
     @jit
-    def run(x, w, columns, y, bias, accumulate, rows, following):
-        ldw, chunk = columns * size, chunk_of(columns)
-        for r in range(0, rows, ROWS):
-            ahead = (ROWS if r + ROWS < rows else following - r) * ldw
-            for k in range(0, columns, chunk):
-                n = min(chunk, columns - k)
-                total, xk, wk = zero(), x + k * 4, w + (r * columns + k) * size
-                for _ in range(n // wide):
-                    total = whole(total, xk, wk, ldw, ahead)
-                    xk += wide * 4
-                    wk += wide * size
-                for left in range(n % wide, 0, -step):
-                    total = ragged(total, xk, wk, ldw, left)
-                    xk += step * 4
-                    wk += step * size
-                store(total, y + r * 4, 0, bias + r * 4 if bias != 0 and k == 0 else 0, 1 if k > 0 else accumulate)
-
-    return run
-
-
-def copy_kernel(kind: Kind) -> Callable:
-    """Columns of some rows into a panel: for each four rows the steps, for each step a register of each row."""
-    size, step, whole, ragged = kind.size, kind.columns, copy_step(kind, False), copy_step(kind, True)
-
-    @jit
-    def copy(w, ldw, rows, columns, panel):
-        steps = (columns + step - 1) // step
-        for r in range((rows + ROWS - 1) // ROWS * ROWS):
-            source, target = w + r * ldw, panel + (r // ROWS * steps * ROWS + r % ROWS) * REGISTER
-            here = columns if r < rows else 0
-            for _ in range(here // step):
-                whole(source, target, 0)
-                source += step * size
-                target += ROWS * REGISTER
-            for _ in range(steps - here // step):
-                ragged(source, target, here % step)
-                target += ROWS * REGISTER
-
-    return copy
-
-
-def strip_kernel(kind: Kind, tokens: int) -> Callable:
-    """Tiles of `tokens` tokens from `first` on, as many as are whole, over a panel; -> the next token."""
-    step, fetched, zero = kind.columns, fetched_tokens(tokens), zeros(tokens * ROWS, f32xn)
-    product, store = panel_products(kind, tokens), add_sums(tokens)
-
-    @jit
-    def strip(first, count, x, ldx, panel, steps, rows, y, ldy, bias, accumulate):
-        while first + tokens <= count:
-            p = panel
-            for r in range(0, rows, ROWS):
-                total, xt = zero(), x + first * ldx
-                ahead = (tokens + r // ROWS * fetched) * ldx
-                for _ in range(steps):
-                    total = product(total, xt, ldx, p, xt + ahead)
-                    xt += step * 4
-                    p += ROWS * REGISTER
-                store(total, y + first * ldy + r * 4, ldy, bias + r * 4 if bias != 0 else 0, accumulate)
-            first += tokens
-        return first
-
-    return strip
-
-
-def panel_kernel(kind: Kind) -> Callable:
-    """All tokens and at most PANEL_ROWS rows."""
-    size, step, chunk_of, copy = kind.size, kind.columns, chunks(kind), copy_kernel(kind)
-    many, one = strip_kernel(kind, ISA.plain_tokens), strip_kernel(kind, 1)
-
-    @jit
-    def run(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel):
-        chunk = chunk_of(columns)
+    def run(x, ldx, w, ldw, columns, chunk, y, ldy, bias, accumulate, ahead):
         for k in range(0, columns, chunk):
             n = min(chunk, columns - k)
-            copy(w + k * size, columns * size, rows, n, panel)
-            steps, xk = (n + step - 1) // step, x + k * 4
-            first = many(0, tokens, xk, ldx, panel, steps, rows, y, ldy, bias, accumulate)
-            one(first, tokens, xk, ldx, panel, steps, rows, y, ldy, bias, accumulate)
+            total, xk, wk = zero(), x + k * 4, w + k * size
+            for _ in range(n // wide):
+                total = whole(total, xk, ldx, wk, ldw, ahead)
+                xk += wide * 4
+                wk += wide * size
+            for left in range(n % wide, 0, -step):
+                total = ragged(total, xk, ldx, wk, ldw, left)
+                xk += step * 4
+                wk += step * size
+            store(total, y, ldy, bias, accumulate)
             bias, accumulate = 0, 1
 
     return run
 
 
-def product_of(name: str) -> Callable:
-    """All tokens and some rows, at most PANEL_ROWS where there are several tokens.
-
-    following: the row, from the first one on, that the thread goes on with; panel: the thread's scratch.
-    """
-    kind, size = Kind(name), SIZES[name]
-    in_place, in_panel = rows_kernel(kind), panel_kernel(kind)
+def strips(kind: Kind, widths: Sequence[int] = WIDTHS) -> Callable:
+    """All tokens and four rows where they lie, the widest tiles first."""
+    tokens, here = widths[0], rows_kernel(kind, widths[0])
+    rest = strips(kind, widths[1:]) if len(widths) > 1 else None
 
     @jit
-    def product(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following, panel):
-        while rows > 0:
-            done = rows // ROWS * ROWS
-            if tokens == 1 and done > 0:
-                in_place(x, w, columns, y, bias, accumulate, done, following)
-            else:
-                done = rows
-                in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, panel)
-            w += done * columns * size
-            y += done * 4
-            bias += done * 4 if bias != 0 else 0
-            rows -= done
+    def tiles(first, count, x, ldx, w, ldw, columns, chunk, y, ldy, bias, accumulate, ahead):
+        while first + tokens <= count:
+            here(x + first * ldx, ldx, w, ldw, columns, chunk, y + first * ldy, ldy, bias, accumulate, ahead)
+            first += tokens
+        return first
+
+    if rest is None:
+        return tiles
+
+    @jit
+    def run(first, count, x, ldx, w, ldw, columns, chunk, y, ldy, bias, accumulate, ahead):
+        first = tiles(first, count, x, ldx, w, ldw, columns, chunk, y, ldy, bias, accumulate, ahead)
+        return rest(first, count, x, ldx, w, ldw, columns, chunk, y, ldy, bias, accumulate, ahead)
+
+    return run
+
+
+def in_place_kernel(kind: Kind) -> Callable:
+    """All tokens and some rows where they lie.  `following`: the row that comes after these; `sums`: room for four
+    sums of each token."""
+    size, chunk_of, four = kind.size, chunks(kind), strips(kind)
+
+    @jit
+    def fours(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following):
+        """Rows four by four; of the columns so many at a time as stay in L1 for all tokens."""
+        ldw, chunk = columns * size, chunk_of(columns)
+        span = columns if tokens == 1 else max(1, X_BYTES // (tokens * chunk * 4)) * chunk
+        for k in range(0, columns, span):
+            n = min(span, columns - k)
+            for r in range(0, rows, ROWS):
+                ahead = (ROWS if r + ROWS < rows else following - r) * ldw
+                four(0, tokens, x + k * 4, ldx, w + r * ldw + k * size, ldw, n, chunk, y + r * 4, ldy,
+                     bias + r * 4 if bias != 0 else 0, accumulate, ahead)  # fmt: skip
+            bias, accumulate = 0, 1
+
+    @jit
+    def ones(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, sums):
+        """Rows one by one, each as if it were four."""
+        chunk = chunk_of(columns)
+        for k in range(0, columns, chunk):
+            n = min(chunk, columns - k)
+            for r in range(rows):
+                four(0, tokens, x + k * 4, ldx, w + (r * columns + k) * size, 0, n, chunk, sums, ROWS * 4, 0, 0, 0)
+                put_sums(sums, ROWS * 4, tokens, 1, y + r * 4, ldy, bias + r * 4 if bias != 0 else 0, accumulate)
+            bias, accumulate = 0, 1
+
+    @jit
+    def run(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following, sums):
+        whole = rows // ROWS * ROWS
+        fours(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, whole, following)
+        if whole < rows:
+            ones(tokens, x, ldx, w + whole * columns * size, columns, y + whole * 4, ldy,
+                 bias + whole * 4 if bias != 0 else 0, accumulate, rows - whole, sums)  # fmt: skip
+
+    return run
+
+
+def product_of(name: str) -> Callable:
+    """All tokens and some rows, at most PANEL_ROWS of them where there are `many` tokens.
+
+    following: the row, from the first one on, that the thread goes on with; scratch: the thread's.
+    """
+    kind = Kind(name)
+    many, in_place, in_panel = kind.many, in_place_kernel(kind), panel_kernel(kind)
+
+    @jit
+    def product(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following, scratch):
+        done = 0
+        if tokens >= many:
+            done = in_panel(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, scratch)
+        if done < tokens:
+            in_place(tokens - done, x + done * ldx, ldx, w, columns, y + done * ldy, ldy, bias, accumulate, rows,
+                     following, scratch)  # fmt: skip
 
     return product
 
 
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of rows are shared out."""
-    op, size, product = f"matmul_{name}", SIZES[name], product_of(name)
+    op, size, many, product = f"matmul_{name}", SIZES[name], Kind(name).many, product_of(name)
     X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
 
     @jit
@@ -301,10 +229,12 @@ def matmul(name: str) -> Callable:
             experts(row, context, thread, at(row, ORDER), x, tokens)
             return
         n = at(row, N)
-        share = PANEL_ROWS
-        if tokens == 1:
-            share = max(1, min(n // (at(context, THREADS) * 4), SHARE_BYTES // (at(row, COLUMNS) * size)))
+        share = n // (at(context, THREADS) * 3)
+        if tokens < many:
+            share = max(1, min(share, SHARE_BYTES // (at(row, COLUMNS) * size)))
             share = (share + ROWS - 1) // ROWS * ROWS
+        else:
+            share = max(TILE_ROWS, min(share, PANEL_ROWS) // TILE_ROWS * TILE_ROWS)
         r = take(row, context, share)
         while r < n:
             following = take(row, context, share)  # so early that its weights can be fetched

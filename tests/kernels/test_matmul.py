@@ -19,6 +19,9 @@ each_case = pytest.mark.parametrize("isa,format", [
     if format in PACKED or isa not in FOREIGN
 ])  # fmt: skip
 
+PLAIN = [format for format in FORMATS if format not in PACKED]
+each_plain = pytest.mark.parametrize("isa,format", list(product((*ISAS, *EMULATED), PLAIN)))
+
 
 class Product:
     """One matrix product: its rows, its result, and what that must be."""
@@ -142,6 +145,18 @@ def test_a_batch_of_wanted_tokens(isa, format):
     case = Product(isa, format, data, (20, 64), normal(2, 7, 64), wanted=(1, 4, 6))
     case.check()
     assert (case.y[3:, :20] == 7).all()
+
+
+@each_plain
+@pytest.mark.parametrize("shape", [(1, 33), (34, 500), (200, 1100), (67, 2080)])
+def test_a_token_is_the_same_in_any_batch(isa, format, shape):
+    """Bit by bit: alone, among few, and among so many that they pass over panels."""
+    data, x, bias = get_format(format).pack(normal(1, *shape)), normal(2, 86, shape[1]), normal(3, shape[0])
+    alone = [Product(isa, format, data, shape, x[t : t + 1], bias=bias, old=x[t : t + 1, :1] * np.ones(shape[0], "f"))
+             .run() for t in range(86)]  # fmt: skip
+    for t in (2, 7, 39, 86):
+        case = Product(isa, format, data, shape, x[:t], bias=bias, old=x[:t, :1] * np.ones(shape[0], "f"))
+        assert np.array_equal(case.check(threads=2), np.concatenate(alone[:t]))
 
 
 @each_packed

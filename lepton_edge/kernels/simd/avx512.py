@@ -19,6 +19,7 @@ class AVX512(Native):
     query_registers = 16
     lanes = 16
     plain_tokens = 6
+    panel_tile = (12, 2)
     q8_bias_shift: int | None = 4
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:

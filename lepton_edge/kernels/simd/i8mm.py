@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .neon import WORDS, Neon
-from .portable import Value, constant
+from .neon import Neon
+from .portable import Value
 
 LOW, HIGH, EVEN, ODD = ([0, 4, 1, 5], [2, 6, 3, 7], [0, 2, 4, 6], [1, 3, 5, 7])
 
@@ -26,9 +26,6 @@ class I8MM(Neon):
     def matrix(self, total: Value, a: Value, b: Value) -> Value:
         """total + a b^T, lane 2 i + j for row i of a, unsigned, and row j of b, signed; rows are 8 bytes."""
         return self.instruction("usmmla", total, a, b)
-
-    def pick(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
-        return self.b.shuffle_vector(a, b, constant(lanes, WORDS))
 
     def products(self, starts: Sequence[Value], codes: Sequence[Value], columns: Sequence[Any]) -> list[Value]:
         """Tokens in pairs, and rows in pairs: zipping two registers makes eight columns of a row lie together."""

@@ -19,6 +19,7 @@ class Neon(Native):
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (2, 1), (1, 1))
     register_letter, chains = "w", 6
     plain_tokens = 4
+    panel_tile = (12, 2)
 
     def pause(self) -> None:
         """`yield` does nothing on most cores; a barrier for instructions takes about as long as x86's pause."""

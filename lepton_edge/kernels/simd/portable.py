@@ -60,9 +60,11 @@ class Portable:
     # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4
-    # Row-major weights: f32 lanes of one of the machine's own registers, and tokens that share four rows of weights.
+    # Row-major weights: f32 lanes of one of the machine's own registers, tokens that share four rows of weights, and
+    # the tiles of many tokens (tokens, registers of rows).
     lanes = 4
     plain_tokens = 2
+    panel_tile: tuple[int, int] = (6, 2)
     # Whether products of bf16 weights are taken in pairs (`dot_bf16`), which rounds the activations to bf16 too.
     bf16_pairs = False
     # The group dot product of q8 starts at (-8 * sum of x) << this, or at 0 where None (weights made signed first).
@@ -145,9 +147,10 @@ class Portable:
         """Four bytes from memory in all lanes."""
         return self.splat(self.load(address, offset, I32), VI)
 
-    def prefetch(self, address: Value, offset: int = 0) -> None:
+    def prefetch(self, address: Value, offset: int = 0, near: int = 3) -> None:
+        """Start reading a cache line; near: 3 into L1, 2 into L2."""
         pointer = self.pointer(address, offset, I8)
-        read, locality, data = (ir.Constant(I32, i) for i in (0, 3, 1))
+        read, locality, data = (ir.Constant(I32, i) for i in (0, near, 1))
         call(self.b, "llvm.prefetch.p0", ir.VoidType(), pointer, read, locality, data)
 
     # -- arithmetic -----------------------------------------------------------------------------------------
@@ -395,6 +398,22 @@ class Portable:
         while total.type.count > 4:
             total = self.fold(total)
         return total
+
+    def transpose(self, rows: Sequence[Value]) -> list[Value]:
+        """As many registers as each has lanes, their lanes and themselves exchanged."""
+        found, count, width = list(rows), len(rows), 1
+        while width < count:
+            for i in range(count):
+                if not i & width:
+                    a, b = found[i], found[i + width]
+                    found[i] = self.pick(a, b, [count + n - width if n & width else n for n in range(count)])
+                    found[i + width] = self.pick(a, b, [count + n if n & width else n + width for n in range(count)])
+            width *= 2
+        return found
+
+    def pick(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+        """These lanes of two registers, those of b counted on from a's."""
+        return self.b.shuffle_vector(a, b, constant(list(lanes), ir.VectorType(I32, len(lanes))))
 
     def fold(self, v: Value) -> Value:
         """The lower half of a register plus its upper half."""

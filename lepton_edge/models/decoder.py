@@ -148,7 +148,7 @@ def scale_residuals(spec: ModelSpec, scale: float) -> ModelSpec:
     All activations x are kept as x / scale: norms do not notice but for their epsilon, so nothing is to be computed.
     """
     norm = replace(spec.norm, eps=spec.norm.eps / scale**2)
-    return replace(spec, norm=norm, embed_scale=spec.embed_scale / scale)
+    return replace(spec, norm=norm, embed_scale=spec.embed_scale / scale, residual_scale=scale)
 
 
 def modules(prefix: str = "model.layers.{layer}.", **names: str) -> Names:

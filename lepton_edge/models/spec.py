@@ -166,6 +166,7 @@ class ModelSpec:
     the hidden states of its tokens, and what `head` says of them.
     tied: the output head is the embedding table, and the checkpoint need not have `head`.
     embed_scale, logit_scale: factors of the embedding and of the logits.  logit_cap: as `Attention.cap`.
+    residual_scale: what the layers' states are to be multiplied with to be the published model's.
     embed_norm: the embedding is normed.  embed_width: it is that wide and projected to `hidden`, and back at the end.
     positions: rows of a table of learned positions, from row `first_position` on for position 0; 0 for no table.
     norm_before, norm_after, norm_sum: of what mixers and feed-forwards read; of what they say before it is added; of
@@ -194,6 +195,7 @@ class ModelSpec:
     head_bias: bool = False
     embed_scale: float = 1.0
     logit_scale: float = 1.0
+    residual_scale: float = 1.0
     logit_cap: float = 0.0
     embed_norm: bool = False
     embed_width: int = 0

@@ -68,6 +68,7 @@ class Builder:
             self.part_of("x", "h", 0)
         self.embed()
         for i in range(len(self.spec.layers)):
+            self.program.layer_rows.append(len(self.program.rows))
             self.layer(i)
         write_outputs(self)
         return self.program
@@ -146,6 +147,7 @@ class Builder:
         if i == 0 and norm == "attn_norm" and not self.spec.first_norm:
             self.norm("embed_norm", None, "x", "h", readers, own=False, barrier=ALWAYS)
             self.norm("embed_norm", None, "x", "x", [], own=False, barrier=ALWAYS)
+            self.program.layer_rows[0] = len(self.program.rows)
         elif self.spec.norm_before:
             self.norm(norm, i, "x", "h", readers, own=own, barrier=LARGE if own else ALWAYS)
         elif not self.spec.norm_sum or (i == 0 and norm == "attn_norm"):  # else the norm before has done it

@@ -5,7 +5,7 @@ compiled kernels are tested against; it is also a debugger, for it shows any buf
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from . import mixture, recurrent, summary
 from .batch import Batch, Ints, read_batch
 from .table import Program, Row, pad
 
-__all__ = ["OPS", "Reference", "quantize_groups", "to_cache"]
+__all__ = ["OPS", "Reference", "attended", "quantize_groups", "to_cache"]
 
 Array = NDArray[np.float64]
 LARGEST_F16 = 65504.0
@@ -87,9 +87,7 @@ class Reference:
             self.lengths[slot] += 1
         return self.buffer("logits").astype(np.float32)
 
-    def encode(
-        self, sequence: Ints, segments: Ints | None = None, hidden: bool = False
-    ) -> NDArray[np.float32]:
+    def encode(self, sequence: Ints, segments: Ints | None = None, hidden: bool = False) -> NDArray[np.float32]:
         """What an encoder gives of one sequence, with the results of `Engine.encode`."""
         slot, n = self.open(), len(sequence)
         self.segments = None if segments is None else np.asarray(segments, np.int64)
@@ -140,6 +138,10 @@ class Reference:
     def param(self, name: str, size: int) -> Array:
         """The first `size` numbers of a parameter; the rest is padding."""
         return self.program.params[name][:size].astype(np.float64)
+
+    def seen(self, row: "Values", slot: int) -> tuple[Array, Array]:
+        """The keys and values that a sequence attends to."""
+        return self.cache[self.memories[slot] if row.get("sight") == MEMORY else slot, row["layer"]]
 
     def heat(self) -> Array:
         """1 / temperature of the wanted tokens."""
@@ -329,33 +331,37 @@ def rope(run: Reference, row: Values) -> None:
 
 def attention(run: Reference, row: Values) -> None:
     """Each token's query heads against the positions that it sees; neighbouring query heads share a key head."""
+    slots, (kv_heads, heads) = run.batch[1], (row["kv_heads"], row["heads"])
+    y = np.zeros((len(slots), kv_heads, heads // kv_heads, row["head_dim"]))
+    for t, (first, shares) in enumerate(attended(run, row)):
+        values = run.seen(row, int(slots[t]))[1][first : first + shares.shape[2]]
+        y[t] = np.einsum("ghp,pgd->ghd", shares, values)
+    run.put(row["y"], y.reshape(len(slots), heads * row["head_dim"]))
+    run.put_records(row["records"], run.buffer(row["y"]))
+
+
+def attended(run: Reference, row: Values) -> Iterator[tuple[int, Array]]:
+    """For each token the first position that it sees, and the heads' shares [G, heads / G, n] of n from there on."""
     _, slots, positions, _ = run.batch
     kv_heads, d, sight = row["kv_heads"], row["head_dim"], row.get("sight", CAUSAL)
     q = heads_of(run, row, "q")
     if run.program.kv_dtype == "q8":  # keys in int8 meet queries in int8
         q = quantize_groups(q.reshape(-1, d)).reshape(q.shape)
-    y = np.zeros_like(q)
     for t, (slot, position) in enumerate(zip(slots.tolist(), positions.tolist(), strict=True)):
-        source = run.memories[slot] if sight == MEMORY else slot
-        last = position if sight == CAUSAL else len(run.cache[source, row["layer"]][0]) - 1
-        first = max(0, position + 1 - row["window"]) if row["window"] else 0
-        last = min(last, position + row["window"] - 1) if row["window"] else last
-        keys, values = (held[first : last + 1] for held in run.cache[source, row["layer"]])
-        scores = np.einsum("ghd,pgd->ghp", q[t], keys) * row["scale"]
+        held = run.seen(row, slot)[0]
+        reach, last = row["window"] or run.program.context, position if sight == CAUSAL else len(held) - 1
+        first, last = max(0, position + 1 - reach), min(last, position + reach - 1)
+        away = np.arange(first, last + 1) - position
+        scores = np.einsum("ghd,pgd->ghp", q[t], held[first : last + 1]) * row["scale"]
         if row["cap"]:
             scores = row["cap"] * np.tanh(scores / row["cap"])
         if row["slopes"] is not None:
-            away = np.arange(first, last + 1) - position
             scores = scores + run.param(row["slopes"], row["heads"]).reshape(kv_heads, -1, 1) * away
-        added = _of_distance(run, row, t, np.arange(first, last + 1) - position)
-        scores = scores + added.reshape(kv_heads, -1, last + 1 - first)
+        scores = scores + _of_distance(run, row, t, away).reshape(kv_heads, -1, len(away))
         if row.get("sinks") is not None:  # one more position, whose value is zero
             sinks = run.param(row["sinks"], row["heads"]).reshape(kv_heads, -1, 1)
             scores = np.concatenate([scores, sinks], axis=2)
-            values = np.concatenate([values, np.zeros_like(values[:1])])
-        y[t] = np.einsum("ghp,pgd->ghd", softmax(scores), values)
-    run.put(row["y"], y.reshape(len(slots), row["heads"] * d))
-    run.put_records(row["records"], run.buffer(row["y"]))
+        yield first, softmax(scores)[:, :, : len(away)]
 
 
 def _of_distance(run: Reference, row: Values, t: int, away: NDArray[np.int64]) -> Array:

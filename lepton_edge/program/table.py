@@ -84,7 +84,7 @@ class Program:
     KV cache, `memory_bytes` what is used of a memory's page, `state_bytes` the recurrent state of a sequence; after
     `state_rows` rows the hidden states are in the buffer `states`, an encoder's of all tokens, a decoder's of the
     wanted ones; after `logits_rows` the logits are
-    there, if there are any."""
+    there, if there are any; before row `layer_rows[i]`, `x` is what layer i reads."""
 
     vocab: int
     context: int
@@ -102,6 +102,7 @@ class Program:
     partial_bytes: int = 0
     query_tile: int = 1
     states: str = "x"
+    layer_rows: list[int] = field(default_factory=list)
     state_rows: int = 0
     logits_rows: int = 0
 

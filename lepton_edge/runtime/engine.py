@@ -52,6 +52,7 @@ from .states import States
 
 if TYPE_CHECKING:
     from ..adapters.delta import Adapter
+    from .trace import Watch
 
 __all__ = ["Engine", "Source"]
 
@@ -105,6 +106,7 @@ class Engine:
         walk = kernels(["walk"], isa, notify)["walk"]
         self._pool: Pool = beside._pool if beside else Pool(callable_kernel(walk), threads)
         self._profile: Profile | None = None
+        self._watch: Watch | None = None
         self.decoder: Engine | None = None  # of the model's target
         self._crew = Crew(threads)
         self._context = np.zeros(CONTEXT_FIELDS, np.int64)
@@ -463,13 +465,14 @@ class Engine:
         causal = self.spec.causal
         self._inputs.write(ids, slots, positions, None if causal else ends)
         self._inputs.pick(picks)
-        small = causal and n == len(ends) <= SMALL
+        small = causal and n == len(ends) <= SMALL and self._watch is None
         self._counts[:] = n, m, self._inputs.cut_tiles(where), small, len(ends)
         if self.program.state_bytes or not causal:
             self._inputs.link(where)
         started = time.perf_counter()
         threads = self._crew.threads if profile is None else self.threads
-        if self._walk(plan, 0, rows, n, threads, profile):
+        first = self._watch.walk(self, plan, (ids, slots, positions, picks), threads) if self._watch else 0
+        if self._walk(plan, first, rows, n, threads, profile):
             if not self.can_truncate:
                 for slot in ends:
                     self._pages.truncate(slot, 0)

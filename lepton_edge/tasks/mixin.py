@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lepton_edge.generate.params import SamplingParams
     from lepton_edge.generate.shared import SharedEngine
     from lepton_edge.models.spec import ModelSpec
+    from lepton_edge.runtime.trace import Trace
     from lepton_edge.tasks.answer_fields import Answers
     from lepton_edge.tasks.sentence_folder import SentenceFolder
     from lepton_edge.text import Tokenizer
@@ -337,6 +338,24 @@ class Tasks:
         from lepton_edge.tasks.transcribe import transcribe
 
         return transcribe(self, texts, max_tokens=max_tokens, errors=errors)
+
+    def trace(self, text: Any, target: Any = None, *, hidden_states: bool = False, attentions: bool = False) -> Trace:
+        """What a model makes of a text on the way: `hidden_states` and `attentions`, as transformers gives them.
+
+        Args:
+            text: a text, two of them in a tuple where the model takes pairs, or token ids.
+            target: of an encoder-decoder, what its decoder reads: a text, or token ids, the first one included.  Then
+                the answer is the decoder's, with `cross_attentions` and `encoder`; None: the encoder's.
+            hidden_states: float32 [T, H] before each layer, and after the last one and the final norm.
+            attentions: float32 [heads, T, T] of each layer that attends; they are computed in NumPy, slowly.
+        Raises:
+            RequestError: an argument is wrong, or the arrays would take more than 4.3 GB.
+            ContextLengthError: the text is longer than the context.
+            Cancelled: `cancel` was called.
+        """
+        from lepton_edge.tasks.tracing import trace
+
+        return trace(self, text, target, hidden_states, attentions)
 
     def explain(
         self, text: str, label: str | None = None, *, batch_size: int = 32, progress: Progress | None = None

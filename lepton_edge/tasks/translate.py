@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lepton_edge.models.fields import Fields
     from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["summarize", "translate", "with_language", "write"]
+__all__ = ["start_token", "summarize", "translate", "with_language", "write"]
 
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
@@ -83,14 +83,12 @@ def write(
         Cancelled: `cancel` was called.
     """
     from lepton_edge.generate.pairs import beam_search, sample
-    from lepton_edge.models.fields import Fields
 
     spec = model.spec
     if spec.encoder is None:
         raise RequestError(f"the model {model.folder.name} has no encoder and decoder; load a T5, Bart or Marian model")
     rows = [_ids(model, i, row) for i, row in enumerate(sources)]
-    where = str(model.folder / "generation_config.json")
-    fields = Fields({**model._checkpoint.config, **model._checkpoint.generation_config}, where)
+    fields = _fields(model)
     count = fields.integer("num_beams", 1, MAX_BEAMS, default=1) if beams is None else whole("beams", beams, 1)
     if count > MAX_BEAMS:
         raise RequestError(f"beams={count}: expected at most {MAX_BEAMS}")
@@ -98,7 +96,7 @@ def write(
     if max_tokens is not None:
         max_tokens = whole("max_tokens", max_tokens, 1)
     rules = _rules(model, fields, max_tokens, forced_first, no_repeat_ngram_size, params)
-    prompt = [fields.integer("decoder_start_token_id", 0, spec.vocab - 1, default=spec.start)]
+    prompt = [start_token(model)]
     if params.temperature > 0:
         found = sample(model._shared, rows, prompt, rules, params)
     else:
@@ -108,6 +106,19 @@ def write(
         )  # fmt: skip
         found = beam_search(model._shared, rows, prompt, rules, count, penalty, _early(fields))
     return [model.tokenizer.decode(row).strip() for row in found]
+
+
+def _fields(model: Tasks) -> Fields:
+    """generation_config.json, and config.json where that says nothing."""
+    from lepton_edge.models.fields import Fields
+
+    where = str(model.folder / "generation_config.json")
+    return Fields({**model._checkpoint.config, **model._checkpoint.generation_config}, where)
+
+
+def start_token(model: Tasks) -> int:
+    """The id that an encoder-decoder's text begins with."""
+    return _fields(model).integer("decoder_start_token_id", 0, model.spec.vocab - 1, default=model.spec.start)
 
 
 def _early(fields: Fields) -> bool | str:

@@ -17,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="A,B,…", help="any labels, for a model of inference (zero-shot)")
     parser.add_argument("--hypothesis", metavar="TEXT", help="what is tested, with {} for the label")
     parser.add_argument("--several", action="store_true", help="those labels do not exclude each other")
+    parser.add_argument(
+        "--method", default="leave-one-out", choices=("leave-one-out", "rollout"),
+        help="how the page weighs words: by what the label loses without them, or by attention",
+    )  # fmt: skip
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that colours the words that count")
 
 
@@ -42,5 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.html is not None:
             from lepton_edge.tasks.explanation import page
 
-            arguments.html.write_text(page([model.explain(text) for text in good]), encoding="utf-8")
+            explained = [model.explain(text, method=arguments.method) for text in good]
+            arguments.html.write_text(page(explained), encoding="utf-8")
     return writer.close()

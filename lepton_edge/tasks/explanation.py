@@ -1,4 +1,7 @@
-"""Which words of a text made a classifier say what it says: its probability without each of them (arXiv:1612.08220)."""
+"""Which words of a text made a classifier say what it says.
+
+Its probability without each of them (arXiv:1612.08220), or how attention flows from them to what the head reads, layer
+after layer (rollout, arXiv:2005.00928)."""
 
 from __future__ import annotations
 
@@ -8,24 +11,32 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_edge.errors import RequestError
 from lepton_edge.generate.params import whole
 from lepton_edge.tasks.classification import probabilities
 from lepton_edge.tasks.texts import encode, fits, need_head, run
+from lepton_edge.tasks.tracing import trace_ids
 from lepton_edge.text.pairs import Encoded
 
 if TYPE_CHECKING:
     from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["explain", "page"]
+__all__ = ["METHODS", "explain", "page"]
+
+METHODS = ("leave-one-out", "rollout")
 
 Span = tuple[int, int, list[int]]  # first and last + 1 character, places of the tokens
 
 
-def explain(model: Tasks, text: str, label: str | None, batch_size: int, progress: Any) -> dict[str, Any]:
+def explain(
+    model: Tasks, text: str, label: str | None, method: str, batch_size: int, progress: Any
+) -> dict[str, Any]:  # fmt: skip
     """See `Tasks.explain`."""
     head = need_head(model, "classes", "explain")
+    if method not in METHODS:
+        raise RequestError(f"method is {reprlib.repr(method)}; expected 'leave-one-out' or 'rollout'")
     batch_size = whole("batch_size", batch_size, 1)
     if not isinstance(text, str):
         raise RequestError(f"text is {reprlib.repr(text)}; expected a string")
@@ -34,17 +45,44 @@ def explain(model: Tasks, text: str, label: str | None, batch_size: int, progres
     found = fits(model, encode(model, text), "shorten it")
     whole_text = probabilities(model, np.stack(run(model, [found])))[0]
     i = int(whole_text.argmax()) if label is None else head.labels.index(label)
-    words, made = _words(found), list[dict[str, Any]]()
-    for start in range(0, len(words), batch_size):
-        part = words[start : start + batch_size]
-        without = [found.take([at for at in range(len(found)) if at not in places]) for _, _, places in part]
-        scores = probabilities(model, np.stack(_run_some(model, without)))[:, i]
-        for (first, last, _), score in zip(part, scores, strict=True):
-            weight = float(whole_text[i] - score)
-            made.append({"word": text[first:last], "start": first, "end": last, "weight": weight})
-        if progress is not None:
-            progress(len(made), len(words))
+    words, weights = _words(found), list[float]()
+    if method == "rollout":
+        shares = rollout(model, found, head.pool)
+        weights = [float(shares[places].sum()) for _, _, places in words]
+    else:
+        for start in range(0, len(words), batch_size):
+            scores = _without(model, found, words[start : start + batch_size])
+            weights += (whole_text[i] - scores[:, i]).tolist()
+            if progress is not None:
+                progress(len(weights), len(words))
+    made = [{"word": text[first:last], "start": first, "end": last, "weight": weight}
+            for (first, last, _), weight in zip(words, weights, strict=True)]  # fmt: skip
     return {"text": text, "label": head.labels[i], "score": float(whole_text[i]), "words": made}
+
+
+def _without(model: Tasks, found: Encoded, words: Sequence[Span]) -> NDArray[np.float32]:
+    """The labels' probabilities without each of the words, [words, labels]."""
+    without = [found.take([at for at in range(len(found)) if at not in places]) for _, _, places in words]
+    return probabilities(model, np.stack(_run_some(model, without)))
+
+
+def rollout(model: Tasks, found: Encoded, pool: str) -> NDArray[np.float32]:
+    """How much of what the head reads comes from each token: float32 [T], of the sum 1.
+
+    A layer's output is thought of as half its input and half what its heads, which count alike, attend to.
+    pool: the state that the head reads, see `Head`.
+    """
+    types = found.types if model.token_types else None
+    layers = trace_ids(model, np.asarray(found.ids, np.int32), types, None, False, True).attentions
+    if not layers:
+        raise RequestError(f"{model.spec.family} models attend to nothing; expected method='leave-one-out'")
+    shares: NDArray[np.float32] = np.full((1, len(found)), 1 / len(found), np.float32)
+    if pool != "mean":
+        shares = np.eye(len(found), dtype=np.float32)[-1 if pool == "last" else 0][None]
+    for heads in reversed(layers):
+        mixed = heads.mean(axis=0)
+        shares = (shares + shares @ (mixed / mixed.sum(axis=1, keepdims=True))) / 2
+    return shares[0]
 
 
 def _run_some(model: Tasks, items: Sequence[Encoded]) -> list[Any]:

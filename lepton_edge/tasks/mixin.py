@@ -358,13 +358,21 @@ class Tasks:
         return trace(self, text, target, hidden_states, attentions)
 
     def explain(
-        self, text: str, label: str | None = None, *, batch_size: int = 32, progress: Progress | None = None
+        self,
+        text: str,
+        label: str | None = None,
+        method: str = "leave-one-out",
+        *,
+        batch_size: int = 32,
+        progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Which words made a classifier give a label: 'text', 'label', 'score', and 'words' with a 'weight' each.
 
-        A word's weight is the label's probability, less what it is without the word's tokens.  label: None: the
-        likeliest.  `tasks.explanation.page([…])` makes an HTML page that colours the words.
+        method: 'leave-one-out': a word's weight is the label's probability, less what it is without the word's tokens;
+        'rollout': the share of the word in what the head reads, as attention flows through the layers; it is the
+        same for each label.  label: None: the likeliest.  `tasks.explanation.page([…])` makes an HTML page that colours
+        the words.
         """
         from lepton_edge.tasks.explanation import explain
 
-        return explain(self, text, label, batch_size, progress)
+        return explain(self, text, label, method, batch_size, progress)

@@ -54,7 +54,10 @@ def test_classify(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytes
     assert table[0].split() == ["text", "label", "score"] and len(table) == 4 and table[3].startswith("money risk")
     page = tmp_path / "page.html"
     run(capsys, "classify", "-m", model, "--html", page, "the cat sat")
-    assert page.read_text(encoding="utf-8").count("<span") == 3
+    alone = page.read_text(encoding="utf-8")
+    run(capsys, "classify", "-m", model, "--html", page, "--method", "rollout", "the cat sat")
+    both = (alone, page.read_text(encoding="utf-8"))
+    assert both[0] != both[1] and [text.count("<span") for text in both] == [3, 3]
 
 
 def test_tables_do_not_control_the_terminal(folders: Path, capsys: Any) -> None:

@@ -114,7 +114,8 @@ def few_kernel(name: str, tokens: int) -> Callable[..., None]:
 def step_word(name: str, blocks: int, tiles: int) -> Any:
     """A word that adds the products of 16 columns: lane 4 g + t holds the rows g and g + 8, and 4 columns from 4 t on.
 
-    w: the lane's in the first block; half: bytes from row g to row g + 8; x: of the lane's token of the first tile.
+    w: the lane's in the first block; half: bytes from row g to row g + 8; ahead: to the next block; x: of the lane's
+    token of the first tile; far: to that of the next tile.
     """
 
     def weights(e: Any, address: Any) -> tuple[list[Any], list[Any]]:
@@ -125,12 +126,12 @@ def step_word(name: str, blocks: int, tiles: int) -> Any:
         unpack = e.f16_pair if name == "f16" else e.bf16_pair
         return e.as_bits([value for bits in e.load(address, 2) for value in unpack(bits)]), []
 
-    def body(e: Any, total: list[Any], w: Any, half: Any, x: Any, far: Any) -> Sequence[Any]:
+    def body(e: Any, total: list[Any], w: Any, half: Any, ahead: Any, x: Any, far: Any) -> Sequence[Any]:
         a = []
         for r in range(blocks):
             a.append((weights(e, w), weights(e, e.add(w, half))))
             if r + 1 < blocks:
-                w = e.add(w, e.add(half, half))
+                w = e.add(w, ahead)
         for n in range(tiles):
             split = [e.tf32_parts(e.bits_f(bits)) for bits in e.read(x, 4)]
             for r in range(blocks):
@@ -149,7 +150,7 @@ def step_word(name: str, blocks: int, tiles: int) -> Any:
                 x = e.add(x, far)
         return total
 
-    return unrolled(body, 4 * blocks * tiles, *["b64"] * 4)
+    return unrolled(body, 4 * blocks * tiles, *["b64"] * 5)
 
 
 def wide_kernel(name: str, shape: str) -> Callable[..., None]:
@@ -170,12 +171,13 @@ def wide_kernel(name: str, shape: str) -> Callable[..., None]:
         if left <= 0:
             return
         columns, far = at(row, COLUMNS), at(row, LDX) * 4
-        half = 8 * columns * size if left >= blocks else 0
+        half = 8 * columns * size
+        ahead = 2 * half if left >= blocks else 0  # past the last block: the same one again
         x, w = at(row, X) + (first + g) * far + 16 * t, at(here, W) + ((r + g) * columns + 4 * t) * size
         total = start()
         begin()
         for _ in range(columns // STEP):
-            total = product(total, w, half, x, 8 * far)
+            total = product(total, w, half, ahead, x, 8 * far)
             w += STEP * size
             x += STEP * 4
         ldy, bias = at(here, LDY) * 4, at(here, BIAS)

@@ -59,6 +59,7 @@ class Device:
         self.use()
         self._stream = self._check("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._functions: dict[str, Any] = {}
+        self._sizes: dict[int, int] = {}
         attribute = driver.CUdevice_attribute
         major = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
         minor = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
@@ -92,21 +93,24 @@ class Device:
         """Zeroed device memory; -> its address, a multiple of 256."""
         status, address = self._driver.cuMemAlloc(max(1, nbytes))
         if int(status) == 2:
-            free = f"{self.free_bytes() / 1e6:.0f} MB are free"
+            free = f"{self._check('cuMemGetInfo')[0] / 1e6:.0f} MB are free"
             hint = "use a smaller context, a smaller format, or the CPU"
             raise MachineError(f"out of memory on {self.name}: {nbytes / 1e6:.0f} MB are not to be had; {free}; {hint}")
         if int(status):
             raise MachineError(f"device 'cuda': cuMemAlloc failed: {status.name}")
+        self._sizes[int(address)] = nbytes
         self.zero(int(address), nbytes)
         return int(address)
-
-    def free_bytes(self) -> int:
-        """How much memory is free."""
-        return int(self._check("cuMemGetInfo")[0])
 
     def free(self, address: int) -> None:
         """Give memory back, when nothing uses it any more."""
         self._driver.cuMemFree(address)
+        del self._sizes[address]
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that are allocated here and not given back."""
+        return sum(self._sizes.values())
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Memory of the host that the device copies from and to by itself."""

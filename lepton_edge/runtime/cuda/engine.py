@@ -108,7 +108,7 @@ class CudaEngine(Engine):
 
         if plan.run(first, rows, self._inputs.header, sizes, away):
             return True
-        if first + rows == len(plan.table):
+        if rows == len(plan.table) and self.spec.causal:
             plan.begin_summary(wanted)
         self._device.wait()
         return bool(self._pool.cancelled)

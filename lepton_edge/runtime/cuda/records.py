@@ -39,7 +39,7 @@ def from_device(device: Bytes, records: Bytes, tokens: int, groups: int, room: i
     for first, width in _tiles(tokens, widths):
         tile = _tile(records, first, width, groups)
         here = codes[first : first + width].swapaxes(0, 1)
-        sums = -8 * here.view(np.int8).sum(axis=2, dtype=np.int32)
+        sums = np.ascontiguousarray(-8 * here.view(np.int8).sum(axis=2, dtype=np.int32))
         tile[:, : width * GROUP] = here.reshape(groups, -1)
         scale = np.ascontiguousarray(scales[:, first : first + width])
         tile[:, width * GROUP : width * (GROUP + 4)] = scale.view(np.uint8)

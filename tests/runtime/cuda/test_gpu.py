@@ -13,6 +13,7 @@ from runtime.cuda import on_cuda
 
 import lepton_edge
 from lepton_edge.errors import MachineError, RequestError
+from lepton_edge.kernels.machine import choose
 from lepton_edge.runtime import Engine, engine_for
 from lepton_edge.runtime.cuda.device import Device, open_device
 from lepton_edge.runtime.cuda.plan import CudaPlan
@@ -33,7 +34,7 @@ SMALL = [(name, format, kv) for name in SPECS for format in ("f32", "f16", "bf16
 
 def wide(d: int, heads: int, kv_heads: int) -> "on_cuda.ModelSpec":
     """A decoder whose heads the tensor cores' attention takes."""
-    return decoder(256, 192, heads, kv_heads, d, 640, windows=(None, 70), context=1024)
+    return decoder(272, 208, heads, kv_heads, d, 656, windows=(None, 70), context=1024)  # an odd number of blocks
 
 
 @pytest.mark.parametrize("case", SMALL, ids="-".join)
@@ -61,17 +62,14 @@ def test_positions_are_split_over_blocks() -> None:
 
 @pytest.mark.parametrize("kind", on_cuda.KINDS)
 def test_every_model_is_what_it_is_on_the_cpu(kind: str, tmp_path: Path) -> None:
-    """f32 on both; TF32 in parts leaves 2^-22 of each product."""
-    wrong = {}
-    for name in on_cuda.KINDS[kind].BY_NAME:
-        error = on_cuda.stored(kind, name, tmp_path)
-        if not error <= 1e-5:
-            wrong[name] = error
-    assert not wrong
+    """f32 on both; TF32 in parts leaves 2^-22 of each product.  bf16 and f16 models have their own tolerance."""
+    found = {name: on_cuda.stored(kind, name, tmp_path) for name in on_cuda.KINDS[kind].BY_NAME}
+    most = {"llama_bf16": tolerance("bf16", "f16", choose(None)), "llama_f16": tolerance("f16", "f16")}
+    assert {name: error for name, error in found.items() if not error <= most.get(name, 1e-5)} == {}
 
 
 def test_many_greedy_tokens_of_a_trained_model() -> None:
-    """2,000 tokens of the stories model: the same as on the CPU, or another only where two logits were as good as equal.
+    """2,000 tokens of the stories model: as on the CPU, or another only where two logits were as good as equal.
 
     Both caches in f32, so that rounding is the order of sums alone, and the int8 codes that it tips.
     """
@@ -100,18 +98,18 @@ def test_memory_stays_flat() -> None:
     """Steps and graphs keep no memory once they have been run; a closed engine gives all of it back."""
     device = open_device()
     gc.collect()
-    before = device.free_bytes()
+    before = device.allocated
     engine = engine_for("cuda").load(Weights(PLAIN, "q4"), PLAIN, threads=1)
     slot = engine.open()
     feed(engine, slot, tokens(60, PLAIN), chunk=1)
-    middle = device.free_bytes()
+    middle = device.allocated
     for _ in range(20):
         engine.truncate(slot, 0)
         feed(engine, slot, tokens(60, PLAIN), chunk=1)
-    assert device.free_bytes() == middle
+    assert device.allocated == middle
     engine.close()
     gc.collect()
-    assert device.free_bytes() >= before - (2 << 20)
+    assert device.allocated <= before
 
 
 def test_graphs_are_used_again() -> None:

@@ -12,8 +12,8 @@ DECODERS = [
     ("plain", "f32", "f32"), ("plain", "bf16", "f32"), ("odd", "q4", "f16"), ("odd", "f16", "f16"),
     ("windows", "q8", "f16"), ("windows", "f32", "q8"),
 ]  # fmt: skip
-# Of each kind what the decoders above do not have: caps, slopes, sinks, norms of heads and embeddings, other activations
-# and positions; sight of the whole sequence, distances, terms, pools; memories; and ops that stay with the CPU.
+# Of each kind what the decoders above lack: caps, slopes, sinks, norms of heads and embeddings, other activations and
+# positions; sight of the whole sequence, distances, terms, pools; memories; and ops that stay with the CPU.
 STORED = [
     ("family", "gemma2", "bloom_odd"), ("family", "gpt_oss", "phi_norms"), ("encoder", "bert_mask", "modernbert_mean"),
     ("encoder", "deberta_plain"), ("pair", "t5"), ("llama", "mamba_odd"),

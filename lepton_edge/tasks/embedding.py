@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_edge.errors import RequestError
+from lepton_edge.errors import LeptonError, RequestError
 from lepton_edge.generate.params import whole
 from lepton_edge.tasks.rows import ERRORS, RowError, is_one, run_rows
 from lepton_edge.tasks.sentence_folder import Dense, SentenceFolder
@@ -23,22 +25,32 @@ if TYPE_CHECKING:
 __all__ = ["compare", "embed", "pooled", "unit"]
 
 Floats = NDArray[np.float32]
+TOGETHER = 256  # texts that are tokenized together: Ctrl-C waits for them
 
 
 @dataclass(frozen=True)
 class _Job:
-    """`rows.Work`.  prompt: text before each.  skip: tokens of it that are not pooled."""
+    """`rows.Work`.  prompt: text before each.  skip: tokens of it that are not pooled.  known: tokens of texts."""
 
     model: Tasks
     settings: SentenceFolder
     prompt: str
     skip: int
     finish: Callable[[Floats], Floats]
+    known: dict[str, Encoded] = field(default_factory=dict)
 
     def prepare(self, row: Any) -> Encoded:
         if not isinstance(row, str):
             raise RequestError(f"the text is {reprlib.repr(row)}; expected a string")
-        return _encode(self.model, self.settings, self.prompt + row)
+        return _encode(self.model, self.settings, self.prompt + row, self.known)
+
+    def learn(self, rows: Sequence[Any]) -> None:
+        """Find the tokens of many rows together, which is faster.  What cannot be read is left to `prepare`."""
+        texts = [_spelled(self.settings, self.prompt + row) for row in rows if isinstance(row, str)]
+        for start in range(0, len(texts), TOGETHER):
+            part = texts[start : start + TOGETHER]
+            with contextlib.suppress(LeptonError):
+                self.known.update(zip(part, self.model.tokenizer.encode_texts(part), strict=True))
 
     def run(self, ready: Sequence[Encoded]) -> Sequence[Floats]:
         states = run(self.model, ready, hidden=True)
@@ -71,7 +83,10 @@ def embed(
         return found
     if is_one(texts):
         raise RequestError(f"texts is {reprlib.repr(texts)}; expected a string, or several")
-    rows = run_rows(job, list(texts), batch_size, keep=errors == "return", progress=progress)
+    texts = list(texts)
+    if len(texts) > 1:
+        job.learn(texts)
+    rows = run_rows(job, texts, batch_size, keep=errors == "return", progress=progress)
     width = next((len(row) for row in rows if not isinstance(row, RowError)), None)
     if width is None:
         width = len(job.finish(np.zeros((1, hidden * len(settings.modes)), np.float32))[0])
@@ -82,9 +97,15 @@ def embed(
     return out
 
 
-def _encode(model: Tasks, settings: SentenceFolder, text: str) -> Encoded:
-    found = encode(model, text.lower() if settings.lower else text)
-    return cut(found, min(model.context, settings.most or model.context))
+def _encode(model: Tasks, settings: SentenceFolder, text: str, known: Mapping[str, Encoded] = MappingProxyType({})
+            ) -> Encoded:  # fmt: skip
+    text = _spelled(settings, text)
+    return cut(known.get(text) or encode(model, text), min(model.context, settings.most or model.context))
+
+
+def _spelled(settings: SentenceFolder, text: str) -> str:
+    """A text as it is tokenized."""
+    return text.lower() if settings.lower else text
 
 
 def _prompt(settings: SentenceFolder, prompt: str | None, name: str | None) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import operator
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import tokenizers
 
@@ -106,6 +106,17 @@ class Tokenizer:
             _check_text("the second text", pair)
         with package_errors(self._path):
             found = self._backend.encode(text, pair)
+        return self._encoded(found)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Encoded]:
+        """`encode_pair` of each text, together: the package shares them out to the cores.  Errors as of `encode`."""
+        for text in texts:
+            _check_text("text", text)
+        with package_errors(self._path):
+            found = self._backend.encode_batch(list(texts))
+        return [self._encoded(one) for one in found]
+
+    def _encoded(self, found: Any) -> Encoded:
         self._check_known(found.ids)
         return Encoded(found.ids, found.type_ids, found.offsets, found.sequence_ids, found.word_ids)
 

@@ -103,3 +103,11 @@ def test_what_is_no_text(tokenizer: Tokenizer) -> None:
         tokenizer.encode_pair("a", "a\ud800")
     with pytest.raises(RequestError, match="text is of type int"):
         tokenizer.encode_pair(3)  # type: ignore[arg-type]
+
+
+def test_texts_together_are_each_by_itself(tokenizer: Tokenizer) -> None:
+    texts = ["the cat", "", "a dog ran on the mat", "the cat"]
+    assert tokenizer.encode_texts(texts) == [tokenizer.encode_pair(text) for text in texts]
+    assert tokenizer.encode_texts([]) == []
+    with pytest.raises(RequestError, match="text has a lone surrogate at character 0"):
+        tokenizer.encode_texts(["the cat", "\ud800"])

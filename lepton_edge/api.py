@@ -217,8 +217,8 @@ class Model(Tasks):
         if self._spec.encoder is not None:
             from lepton_edge.tasks.translate import write
 
-            return write(self, [prompt], max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                         min_p=min_p, repeat_penalty=repeat_penalty, seed=seed)[0]  # fmt: skip
+            return write(self, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                         min_p=min_p, repeat_penalty=repeat_penalty, seed=seed)  # fmt: skip
         pieces = list(
             self.stream(
                 prompt,

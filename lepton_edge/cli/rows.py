@@ -86,13 +86,13 @@ def _open(name: str) -> TextIO:
 
 
 def answer_texts(
-    texts: Sequence[Any], ask: Callable[[list[Any], Done], Iterable[Any]]
+    texts: Sequence[Any], ask: Callable[[list[Any], Done], Iterable[Any]], size: int = PART
 ) -> Iterator[tuple[Any, Any]]:
-    """Each text with its answer, some at a time.  ask: answers several, and tells how many are done."""
+    """Each text with its answer, `size` at a time.  ask: answers several, and tells how many are done."""
     progress = Progress()
     try:
-        for start in range(0, len(texts), PART):
-            part = list(texts[start : start + PART])
+        for start in range(0, len(texts), size):
+            part = list(texts[start : start + size])
             answers = ask(part, lambda done, _, start=start: progress(start + done, len(texts), "texts"))  # type: ignore[misc]
             yield from zip(part, answers, strict=True)
     finally:

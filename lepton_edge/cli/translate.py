@@ -1,13 +1,10 @@
 """Translate texts with an encoder-decoder, such as Marian's, NLLB or T5."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lepton_edge.cli.options import count
-from lepton_edge.cli.rows import Writer, add_task_options, add_text_options, load_model, read_texts
-
-if TYPE_CHECKING:
-    from lepton_edge.api import Model
+from lepton_edge.cli.rows import Done, Writer, add_task_options, add_text_options, answer_texts, load_model, read_texts
 
 __all__ = ["add_arguments", "add_writing_options", "run", "write_texts"]
 
@@ -37,16 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
 def write_texts(arguments: argparse.Namespace, column: str, task: str, **options: Any) -> int:
     """Write what a task of the model gives for each text."""
     texts, writer = read_texts(arguments), Writer(arguments.output, ["text", column])
+    options |= {"beams": arguments.beams, "max_tokens": arguments.max_tokens}
     with load_model(arguments) as model:
-        for start in range(0, len(texts), PART):
-            part = texts[start : start + PART]
-            for text, found in zip(part, _ask(model, task, part, arguments, options), strict=True):
-                writer.write({"text": text, column: found}, [{"text": text, column: found}])
+
+        def ask(part: list[Any], progress: Done) -> Any:
+            return getattr(model, task)(part, errors="return", progress=progress, **options)
+
+        for text, found in answer_texts(texts, ask, PART):
+            row = {"text": text, **(found if isinstance(found, dict) else {column: found})}
+            writer.write(row, [row])
     return writer.close()
-
-
-def _ask(
-    model: "Model", task: str, texts: list[str], arguments: argparse.Namespace, options: dict[str, Any]
-) -> list[str]:  # fmt: skip
-    found: list[str] = getattr(model, task)(texts, beams=arguments.beams, max_tokens=arguments.max_tokens, **options)
-    return found

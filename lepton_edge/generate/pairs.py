@@ -45,10 +45,10 @@ def beam_search(
 
 
 def sample(
-    shared: SharedEngine, sources: Sequence[Ids], prompt: list[int], rules: Rules, params: SamplingParams
-) -> list[list[int]]:
-    """A text drawn after each source, as `beam_search` gives them; params: temperature, filters and seed."""
-    random = np.random.Generator(np.random.PCG64(params.seed))
+    shared: SharedEngine, sources: Sequence[Ids], prompt: list[int], rules: Rules, params: SamplingParams,
+    random: np.random.Generator,
+) -> list[list[int]]:  # fmt: skip
+    """A text drawn after each source, as `beam_search` gives them; params: temperature and filters."""
     found: list[list[int]] = []
     for start in range(0, len(sources), SLOTS // 2):
         here = sources[start : start + SLOTS // 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -307,31 +307,40 @@ class Tasks:
 
         return perplexity(self, text, context, stride, progress)
 
-    @overload
     def translate(
-        self, texts: str, source: str | None = None, target: str | None = None, **options: Any
-    ) -> str: ...
-    @overload
-    def translate(
-        self, texts: Iterable[str], source: str | None = None, target: str | None = None, **options: Any
-    ) -> list[str]: ...
-    def translate(
-        self, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
-    ) -> str | list[str]:
-        """A translation of each text: see `tasks.translate.translate`; options: of `tasks.translate.write`."""
+        self,
+        texts: Any,
+        source: str | None = None,
+        target: str | None = None,
+        *,
+        batch_size: int = 32,
+        errors: str = "raise",
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Any:
+        """The translation of each text.
+
+        source, target: languages as the tokenizer names them (`en_XX`, `eng_Latn`, `en` or `__en__`); T5 takes their
+        names (`English`).  None: as the model's folder says, which is all there is to models of one pair.  options:
+        beams, max_tokens, length_penalty, no_repeat_ngram_size, temperature, …: see `tasks.translate.writing`.
+
+        Raises:
+            RequestError: the model is no encoder-decoder, lacks the language, or an argument or a text is wrong.
+            ContextLengthError: a text is longer than the context.
+            Cancelled: `cancel` was called.
+        """
         from lepton_edge.tasks.translate import translate
 
-        return translate(self, texts, source, target, **options)
+        return translate(self, texts, source, target, batch_size, errors, progress, **options)
 
-    @overload
-    def summarize(self, texts: str, **options: Any) -> str: ...
-    @overload
-    def summarize(self, texts: Iterable[str], **options: Any) -> list[str]: ...
-    def summarize(self, texts: str | Iterable[str], **options: Any) -> str | list[str]:
-        """A summary of each text: see `tasks.translate.summarize`; options: of `tasks.translate.write`."""
+    def summarize(
+        self, texts: Any, *, batch_size: int = 32, errors: str = "raise", progress: Progress | None = None,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        """The summary of each text; T5 is told to with its folder's prefix.  options and errors: as of `translate`."""
         from lepton_edge.tasks.translate import summarize
 
-        return summarize(self, texts, **options)
+        return summarize(self, texts, batch_size, errors, progress, **options)
 
     def transcribe(self, texts: Any, *, max_tokens: int | None = None, errors: str = "raise") -> list[Any]:
         """What a recurrent encoder-decoder writes for each text, such as the sounds of a word: names of its tokens."""

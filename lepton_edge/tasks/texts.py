@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from lepton_edge.tasks.mixin import Tasks
     from lepton_edge.text.pairs import Encoded
 
-__all__ = ["encode", "fits", "need_head", "pair_of", "run", "sigmoid", "softmax"]
+__all__ = ["EMPTY", "encode", "fits", "need_head", "pair_of", "run", "sigmoid", "softmax"]
 
+EMPTY = "the text is empty, and this model's tokenizer adds no token to it; expected some text"
 HEADS = {
     "classes": ("a classifier of whole texts", "ForSequenceClassification"),
     "tokens": ("a classifier of tokens", "ForTokenClassification"),
@@ -56,7 +57,7 @@ def encode(model: Tasks, text: Any, pair: str | None = None) -> Encoded:
     """A text, or two, as tokens.  RequestError where there are none."""
     found = model.tokenizer.encode_pair(text, pair)
     if not len(found):
-        raise RequestError("the text is empty, and this model's tokenizer adds no token to it; expected some text")
+        raise RequestError(EMPTY)
     return found
 
 

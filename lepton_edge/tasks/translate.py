@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from lepton_edge.errors import RequestError
 from lepton_edge.generate.ids import token_ids
 from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, real, whole
+from lepton_edge.tasks.rows import answer_rows
+from lepton_edge.tasks.texts import EMPTY
 
 if TYPE_CHECKING:
     from lepton_edge.generate.rules import Rules
     from lepton_edge.models.fields import Fields
+    from lepton_edge.models.spec import ModelSpec
     from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["start_token", "summarize", "translate", "with_language", "write"]
+__all__ = ["start_token", "summarize", "translate", "with_language", "write", "writing"]
 
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
@@ -30,48 +34,85 @@ Ids = NDArray[np.int32]
 
 
 def translate(
-    model: Tasks, texts: str | Iterable[str], source: str | None = None, target: str | None = None, **options: Any
-) -> str | list[str]:
-    """One text gives its translation, several a list.
-
-    source, target: languages as the tokenizer names them (`en_XX`, `eng_Latn`, `en` or `__en__`); T5 takes their names
-    (`English`).  None: as the model's folder says, which is all there is to models of one pair.  options: of `write`.
-    RequestError for a language that the model lacks.
-    """
-    rows = _rows(texts)
-    if model.spec.family == "t5":
+    model: Tasks, texts: Any, source: str | None, target: str | None, batch_size: int, errors: str, progress: Any,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """See `Tasks.translate`; options: of `writing`."""
+    if need_pair(model).family == "t5":
         if (source is None) != (target is None):
             raise RequestError("T5 is told both languages, or none; expected source and target, such as 'English'")
         prefix = f"translate {source} to {target}: " if source is not None else ""
-        found = write(model, [prefix + row for row in rows], **options)
+        work = writing(model, prefix=prefix, **options)
     else:
         first = None if target is None else _language(model, "target", target)
         given = None if source is None else _language(model, "source", source)
-        sources = [with_language(model, model.tokenizer.encode(row), given) for row in rows]
-        found = write(model, sources, forced_first=first, **options)
-    return found[0] if isinstance(texts, str) else found
+        work = writing(model, language=given, forced_first=first, **options)
+    return answer_rows(work, texts, batch_size=batch_size, errors=errors, progress=progress)
 
 
-def summarize(model: Tasks, texts: str | Iterable[str], **options: Any) -> str | list[str]:
-    """One text gives its summary, several a list; T5 is told to with its folder's prefix.  options: of `write`."""
-    rows = _rows(texts)
+def summarize(model: Tasks, texts: Any, batch_size: int, errors: str, progress: Any, **options: Any) -> Any:
+    """See `Tasks.summarize`; options: of `writing`."""
+    need_pair(model)
     told = model._checkpoint.config.get("task_specific_params")
     task = told.get("summarization") if isinstance(told, Mapping) else None
     prefix = task.get("prefix", "") if isinstance(task, Mapping) else ""
-    found = write(model, [f"{prefix}{row}" for row in rows], **options)
-    return found[0] if isinstance(texts, str) else found
+    if not isinstance(prefix, str):
+        raise _fields(model).error("task_specific_params", "a text as the prefix of summarization")
+    work = writing(model, prefix=prefix, **options)
+    return answer_rows(work, texts, batch_size=batch_size, errors=errors, progress=progress)
 
 
-def write(
-    model: Tasks, sources: Sequence[str | Sequence[Any] | NDArray[Any]], *, beams: int | None = None,
+def need_pair(model: Tasks) -> ModelSpec:
+    """The spec of an encoder-decoder.  RequestError for another model."""
+    if model.spec.encoder is None:
+        raise RequestError(f"the model {model.folder.name} has no encoder and decoder; load a T5, Bart or Marian model")
+    return model.spec
+
+
+@dataclass(frozen=True)
+class Writing:
+    """`rows.Work`: what an encoder-decoder writes after each source, a text or token ids.
+
+    prefix, language: before each text, or in its language's place.  search: what `run` does with the sources.
+    """
+
+    model: Tasks
+    prefix: str
+    language: int | None
+    search: Callable[[Sequence[Ids]], list[list[int]]]
+
+    def prepare(self, row: Any) -> Ids:
+        model, encoder = self.model, self.model.spec.encoder
+        assert encoder is not None
+        if isinstance(row, str):
+            row = with_language(model, model.tokenizer.encode(self.prefix + row), self.language)
+            if not row:
+                raise RequestError(EMPTY)
+        elif isinstance(row, bytes | Mapping) or (isinstance(row, list | tuple) and str in map(type, row)):
+            raise RequestError(f"the text is {reprlib.repr(row)}; expected a string, or token ids")
+        return token_ids("the text", row, encoder.vocab, model._shared.engine.context)
+
+    def run(self, ready: Sequence[Ids]) -> list[str]:
+        return [self.model.tokenizer.decode(row).strip() for row in self.search(ready)]
+
+
+def write(model: Tasks, source: str | Sequence[Any] | NDArray[Any], **options: Any) -> str:
+    """What an encoder-decoder writes after a source, a text or token ids.  options: of `writing`."""
+    work = writing(model, **options)
+    return work.run([work.prepare(source)])[0]
+
+
+def writing(
+    model: Tasks, *, prefix: str = "", language: int | None = None, beams: int | None = None,
     max_tokens: int | None = None, forced_first: int | None = None, length_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None, temperature: float | None = None, **sampling: Any,
-) -> list[str]:  # fmt: skip
-    """What an encoder-decoder writes after each source, a text or token ids.
+) -> Writing:  # fmt: skip
+    """How an encoder-decoder writes.
 
     What is None comes from generation_config.json, else config.json (num_beams, max_length, length_penalty, …).
 
     Args:
+        prefix, language: of `Writing`.
         beams: texts that are followed at a time; 1: the likeliest token each time.
         max_tokens: new tokens, at most.
         forced_first: the id that a text begins with, such as that of its language.
@@ -79,15 +120,11 @@ def write(
             and seed, see `SamplingParams`.
     Raises:
         RequestError: an argument is wrong, or the model is no encoder-decoder.
-        ContextLengthError: a source is longer than the context.
-        Cancelled: `cancel` was called.
+        ConfigError: the folder's files are wrong.
     """
     from lepton_edge.generate.pairs import beam_search, sample
 
-    spec = model.spec
-    if spec.encoder is None:
-        raise RequestError(f"the model {model.folder.name} has no encoder and decoder; load a T5, Bart or Marian model")
-    rows = [_ids(model, i, row) for i, row in enumerate(sources)]
+    need_pair(model)
     fields = _fields(model)
     count = fields.integer("num_beams", 1, MAX_BEAMS, default=1) if beams is None else whole("beams", beams, 1)
     if count > MAX_BEAMS:
@@ -96,16 +133,18 @@ def write(
     if max_tokens is not None:
         max_tokens = whole("max_tokens", max_tokens, 1)
     rules = _rules(model, fields, max_tokens, forced_first, no_repeat_ngram_size, params)
-    prompt = [start_token(model)]
+    shared, prompt = model._shared, [start_token(model)]
     if params.temperature > 0:
-        found = sample(model._shared, rows, prompt, rules, params)
-    else:
-        penalty = (
-            fields.number("length_penalty", -MAX_PENALTY, MAX_PENALTY, default=1.0) if length_penalty is None
-            else real("length_penalty", length_penalty, -MAX_PENALTY, MAX_PENALTY)
-        )  # fmt: skip
-        found = beam_search(model._shared, rows, prompt, rules, count, penalty, _early(fields))
-    return [model.tokenizer.decode(row).strip() for row in found]
+        random = np.random.Generator(np.random.PCG64(params.seed))
+        return Writing(model, prefix, language, lambda rows: sample(shared, rows, prompt, rules, params, random))
+    penalty = (
+        fields.number("length_penalty", -MAX_PENALTY, MAX_PENALTY, default=1.0) if length_penalty is None
+        else real("length_penalty", length_penalty, -MAX_PENALTY, MAX_PENALTY)
+    )  # fmt: skip
+    early = _early(fields)
+    return Writing(
+        model, prefix, language, lambda rows: beam_search(shared, rows, prompt, rules, count, penalty, early)
+    )
 
 
 def _fields(model: Tasks) -> Fields:
@@ -155,24 +194,6 @@ def _rules(model: Tasks, fields: Fields, most: int | None, first: int | None, no
         frozenset(i for i in model.tokenizer.eos_ids if i <= last), min(most, model._shared.engine.context - 1), least,
         first, forced, whole("no_repeat_ngram_size", size, 0), bad, never, params.repeat_penalty,
     )  # fmt: skip
-
-
-def _rows(texts: str | Iterable[str]) -> list[str]:
-    """The texts as a list."""
-    if not isinstance(texts, str | Iterable):
-        raise RequestError(f"texts is {reprlib.repr(texts)}; expected a text, or several")
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    for i, row in enumerate(rows):
-        if not isinstance(row, str):
-            raise RequestError(f"text {i} is {reprlib.repr(row)}; expected a string")
-    return rows
-
-
-def _ids(model: Tasks, i: int, row: str | Sequence[Any] | NDArray[Any]) -> Ids:
-    """A source as ids."""
-    assert model.spec.encoder is not None
-    given: Any = model.tokenizer.encode(row) if isinstance(row, str) else row
-    return token_ids(f"source {i}", given, model.spec.encoder.vocab, model._shared.engine.context)
 
 
 def _language(model: Tasks, name: str, code: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import recipe, tasks
+from pair_folders import folder_of
 
 import lepton_edge
 from lepton_edge import embedded
@@ -183,3 +184,24 @@ def test_a_bar_shows_how_far_it_is(folders: Path, capsys: Any, monkeypatch: pyte
     main(["classify", "-m", str(folders / "classes"), "-o", "json", *tasks.TEXTS * 20])
     captured = capsys.readouterr()
     assert "100% texts" in captured.err and " 27% texts" in captured.err and len(lines(captured.out)) == 120
+
+
+@pytest.mark.parametrize(("verb", "column"), [("translate", "translation"), ("summarize", "summary")])
+def test_writing_verbs(verb: str, column: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments, files and stdin; JSON, CSV and a table; a bad row among others."""
+    folder = folder_of(tmp_path / "model", "bart")
+    with lepton_edge.load(folder) as model:
+        expected = getattr(model, verb)(["w5 w6", "w9"], beams=2, max_tokens=4)
+    options = ["-m", folder, "--beams", 2, "--max-tokens", 4]
+    json_rows = lines(run(capsys, verb, *options, "-o", "json", "w5 w6", "w9"))
+    assert json_rows == [{"text": "w5 w6", column: expected[0]}, {"text": "w9", column: expected[1]}]
+    give(monkeypatch, b"w5 w6\n\nw9\n")
+    assert lines(run(capsys, verb, *options, "-o", "json")) == json_rows
+    (tmp_path / "texts.jsonl").write_text('{"text": "w5 w6"}\n3\n"w9"\n')
+    found = lines(run(capsys, verb, *options, "-o", "json", "-f", tmp_path / "texts.jsonl", code=1))
+    assert [found[0], found[2]] == json_rows and list(found[1]) == ["text", "error"]
+    text = run(capsys, verb, *options, "-o", "csv", "-f", tmp_path / "texts.jsonl", code=1)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row[column] for row in rows] == [expected[0], "", expected[1]] and "the text is 3" in rows[1]["error"]
+    table = run(capsys, verb, *options, "w5 w6", "w9").splitlines()
+    assert table[0].split() == ["text", column] and len(table) == 4 and table[3].startswith("w9")

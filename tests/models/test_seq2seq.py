@@ -159,13 +159,13 @@ def test_drawn_texts(load) -> None:
     engine = load(pair)
     shared, rules = SharedEngine(engine), Rules(frozenset([2]), 6)
     draw = lambda seed, **more: sample(  # noqa: E731
-        shared, sources(pair), [0], rules, SamplingParams(temperature=1.0, seed=seed, **more)
+        shared, sources(pair), [0], rules, SamplingParams(temperature=1.0, **more), np.random.default_rng(seed)
     )
     assert draw(1) == draw(1) != draw(2)
     assert draw(3, top_k=1) == beam_search(shared, sources(pair), [0], rules, 1)
     engine.remember(sources(pair)[:1])
-    first = [sample(shared, sources(pair)[:1], [0], Rules(frozenset([2]), 1), SamplingParams(temperature=1.0, seed=i,
-                    top_k=0))[0][0] for i in range(400)]  # fmt: skip
+    first = [sample(shared, sources(pair)[:1], [0], Rules(frozenset([2]), 1), SamplingParams(temperature=1.0,
+                    top_k=0), np.random.default_rng(i))[0][0] for i in range(400)]  # fmt: skip
     memory = engine.remember(sources(pair)[:1])[0]
     raw = logits(engine, memory, np.array([0], np.int32))[0].astype(float)
     shares = np.exp(raw - raw.max()) / np.exp(raw - raw.max()).sum()

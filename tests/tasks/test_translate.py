@@ -1,6 +1,9 @@
 """Languages, prefixes and what a folder says of its texts, on the small models of tests/golden/seq2seq.py."""
 
 
+import json
+import re
+
 import pytest
 from pair_folders import DE, EN, folder_of
 
@@ -17,7 +20,7 @@ from lepton_edge.tasks.translate import with_language, write
 def test_languages(tmp_path, template, languages, codes) -> None:
     with lepton_edge.load(folder_of(tmp_path / "m", "m2m100", languages, template)) as model:
         found = model.translate("w5 w6", source=codes[1], target=codes[0])
-        assert found == write(model, [[DE, 5, 6, 2]], forced_first=EN)[0]
+        assert found == write(model, [DE, 5, 6, 2], forced_first=EN)
         assert with_language(model, model.tokenizer.encode("w5 w6"), DE) == [DE, 5, 6, 2]
         assert with_language(model, [5, 6, 2, EN], DE) == [5, 6, 2, DE]
         assert found.startswith(languages[0])
@@ -75,3 +78,62 @@ def test_a_folder_that_forbids_every_token(tmp_path, asked) -> None:
     path = folder_of(tmp_path / "m", "t5", suppress_tokens=list(range(59)))
     with lepton_edge.load(path) as model, pytest.raises(RequestError, match="no token may follow"):
         model.summarize("w5", **asked)
+
+
+TEXTS = ["w5 w6 w7", "w9", "w5 w6 w7 w8 w9 w10", "w12 w11"]
+
+
+@pytest.mark.parametrize("task", ["translate", "summarize"])
+def test_lists_and_generators(tmp_path, task) -> None:
+    """One, a list in its order, and a generator, which reads no more than it must; progress as of the other tasks."""
+    with lepton_edge.load(folder_of(tmp_path / "m", "bart")) as model:
+        ask, seen, read = getattr(model, task), [], []
+        alone = [ask(text) for text in TEXTS]
+        assert len(set(alone)) > 1
+        assert ask(TEXTS, batch_size=3, progress=lambda *done: seen.append(done)) == alone == ask(tuple(TEXTS))
+        assert seen == [(3, 4), (4, 4)]
+        found = ask((read.append(text) or text for text in TEXTS), batch_size=2)
+        assert (next(found), read) == (alone[0], TEXTS[:2])
+        assert list(found) == alone[1:]
+        assert ask([]) == [] == list(ask(iter([])))
+
+
+@pytest.mark.parametrize("task", ["translate", "summarize"])
+def test_bad_texts(tmp_path, task) -> None:
+    """They raise, with the row; or they are told, and no other is lost."""
+    bad = {3: "the text is 3", b"w5": "the text is b'w5'", "w5 \ud800": "surrogate", None: "the text is None",
+           "w5 " * 400: "400 tokens|401 tokens", (): "no tokens", ("w5", "w6"): "expected a string"}  # fmt: skip
+    with lepton_edge.load(folder_of(tmp_path / "m", "bart")) as model:
+        ask = getattr(model, task)
+        found = ask([TEXTS[0], *bad, TEXTS[1]], errors="return")
+        assert found[0] == ask(TEXTS[0]) and found[-1] == ask(TEXTS[1])
+        for (text, message), answer in zip(bad.items(), found[1:-1], strict=True):
+            assert list(answer) == ["error"] and re.search(message, answer["error"]), answer
+            with pytest.raises(RequestError, match=f"row 1: .*({message})"):
+                ask([TEXTS[0], text])
+        assert ask("") == ask([2])
+        with pytest.raises(RequestError, match="errors is 'ignore'"):
+            ask(TEXTS, errors="ignore")
+
+
+def test_a_text_without_tokens(tmp_path) -> None:
+    """Of a tokenizer that ends texts with nothing."""
+    path = folder_of(tmp_path / "m", "bart")
+    settings = json.loads((path / "tokenizer.json").read_text())
+    (path / "tokenizer.json").write_text(json.dumps({**settings, "post_processor": None}))
+    with lepton_edge.load(path) as model:
+        assert model.translate(["w5", ""], errors="return")[1]["error"].startswith("the text is empty")
+
+
+def test_drawn_texts(tmp_path) -> None:
+    """The same seed, the same texts; neighbours of one source are not alike."""
+    with lepton_edge.load(folder_of(tmp_path / "m", "t5")) as model:
+        draw = lambda seed: model.translate(["w5"] * 5, temperature=3.0, seed=seed, batch_size=1)  # noqa: E731
+        assert draw(1) == draw(1) != draw(2) and len(set(draw(1))) > 1
+
+
+def test_other_models_are_refused() -> None:
+    with lepton_edge.load() as model:
+        for call in (model.translate, model.summarize):
+            with pytest.raises(RequestError, match="has no encoder and decoder"):
+                call("w5")

@@ -41,11 +41,11 @@ def test_words_are_those_of_ctranslate2(folder) -> None:
 def test_wrong_requests(folder) -> None:
     with lepton_edge.load(folder) as model:
         for call, message in (
-            (lambda: model.translate(["a", 3]), "text 1 is 3"),
-            (lambda: model.translate(7), "expected a text, or several"),
+            (lambda: model.translate(["a", 3]), "row 1: the text is 3"),
+            (lambda: model.translate(7), "the text is 7"),
             (lambda: model.translate("a", target="en_XX"), "no language of"),
             (lambda: model.translate("a", beams=1000), "at most 32"),
-            (lambda: model.translate(""), "source 0"),
+            (lambda: model.translate(""), "the text is empty"),
             (lambda: model.logits([1, 2]), "answer a source"),
             (lambda: next(model.stream("a")), "answer a source"),
         ):

@@ -111,7 +111,7 @@ def test_bad_texts(tmp_path, task) -> None:
             assert list(answer) == ["error"] and re.search(message, answer["error"]), answer
             with pytest.raises(RequestError, match=f"row 1: .*({message})"):
                 ask([TEXTS[0], text])
-        assert ask("") == ask([2])
+        assert ask("") == ask([[2]])[0]
         with pytest.raises(RequestError, match="errors is 'ignore'"):
             ask(TEXTS, errors="ignore")
 

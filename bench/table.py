@@ -54,12 +54,12 @@ def _table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def replace(readme: str, table: str) -> str:
+def replace(readme: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """`readme` with `table` between the two marker lines. Raises ResultsError unless each is there once, in order."""
     lines = readme.splitlines()
-    if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
-        raise ResultsError(f"the README needs one line {BEGIN} and, after it, one line {END}")
-    before, after = lines[: lines.index(BEGIN) + 1], lines[lines.index(END) :]
+    if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
+        raise ResultsError(f"the README needs one line {begin} and, after it, one line {end}")
+    before, after = lines[: lines.index(begin) + 1], lines[lines.index(end) :]
     return "\n".join([*before, "", *table.splitlines(), "", *after]) + "\n"
 
 

@@ -1,5 +1,6 @@
 """The README's table says what the results say, lands between its markers, and is checked."""
 
+import subprocess
 import sys
 
 import pytest
@@ -118,3 +119,17 @@ def test_a_run_on_a_busy_machine_is_not_published(tmp_path, monkeypatch, capsys)
     assert table.main() == 2
     assert readme.read_text("utf-8") == README
     assert "disturbed" in capsys.readouterr().err
+
+
+def test_the_gpu_table_is_that_of_the_results():
+    """And the README has it."""
+    from bench import cuda_table
+
+    result = dict(run="2026-01-02T03:04", card="Card", shape="s", format="q4", samples=[1.0, 2.0, 3.0],
+                  bandwidth_gb_s=4200.0, int8_tops=800.0)  # fmt: skip
+    tests = [dict(result, test="decode", tok_s=1234.5, share=0.123), dict(result, test="x64", tok_s=9.0, share=0.5)]
+    lines = cuda_table.render(tests, "file").splitlines()
+    assert lines[0] == "**Card**" and lines[2] == "| model shape | weights | decode | x64 |"
+    assert lines[4] == "| s | q4 | 1,234 (12.3%) | 9 (50.0%) |"
+    assert "4.2 TB/s" in " ".join(lines) and "`file`" in " ".join(lines)
+    assert subprocess.run([sys.executable, "-m", "bench.cuda_table", "--check"], cwd=table.ROOT).returncode == 0

@@ -91,6 +91,7 @@ class Device:
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed device memory; -> its address, a multiple of 256."""
+        self.use()
         status, address = self._driver.cuMemAlloc(max(1, nbytes))
         if int(status) == 2:
             free = f"{self._check('cuMemGetInfo')[0] / 1e6:.0f} MB are free"
@@ -103,7 +104,8 @@ class Device:
         return int(address)
 
     def free(self, address: int) -> None:
-        """Give memory back, when nothing uses it any more."""
+        """Give memory back, when nothing uses it any more; the collector may be in any thread."""
+        self.use()
         self._driver.cuMemFree(address)
         del self._sizes[address]
 

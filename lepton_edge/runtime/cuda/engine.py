@@ -47,7 +47,7 @@ class CudaEngine(Engine):
         self._device_ropes = {
             name: Block(self._device, program.context * rope.dim * 4) for name, rope in program.ropes.items()
         }
-        self._ropes_sent = 0
+        self._ropes_sent, self._closed = 0, False
         away = away_ops(program)
         if away and notify:
             notify(f"no CUDA kernel yet for {', '.join(away)}: these run on the CPU, and slow the rest down")
@@ -88,6 +88,8 @@ class CudaEngine(Engine):
             self._ropes_sent = self._ropes_filled
 
     def _step(self, plan: Plan, rows: int, ids: Array, slots: Array, positions: Array, picks: Array) -> None:
+        if self._closed:
+            raise RequestError("this engine is closed, and its memory is given back; load the model again")
         self._device.use()
         super()._step(plan, rows, ids, slots, positions, picks)
 
@@ -122,14 +124,21 @@ class CudaEngine(Engine):
         raise RequestError("profiles are of the CPU's kernels; of a GPU's, use NVIDIA's tools (`ncu`), or device='cpu'")
 
     def close(self) -> None:
-        """End the worker threads, and give the device's memory back."""
+        """End the worker threads, and give the device's memory back; it cannot be used any more."""
         super().close()
-        self._device.use()
-        self._device.wait()
+        with self._lock:
+            self._device.use()
+            self._device.wait()
+            self._free()
+
+    def _free(self) -> None:
         assert isinstance(self._plan, CudaPlan) and isinstance(self._pages, CudaPages)
+        assert isinstance(self._inputs, Packed)
+        self._closed = True
         self._plan.free()
         self._pages.free()
         self._constants.free()
+        self._inputs.free()
         for block in (self._parts, *self._device_ropes.values()):
             block.free()
 
@@ -138,4 +147,9 @@ class CudaPairEngine(PairEngine, CudaEngine):
     """Runs an encoder-decoder on a GPU."""
 
     _alone = CudaEngine
+
+    def _free(self) -> None:
+        assert isinstance(self.encoder, CudaEngine)
+        self.encoder._free()
+        super()._free()
 

@@ -32,6 +32,10 @@ class Packed(Inputs):
         self._block = Block(self._device, 8 * words)
         self._staged = self._device.pinned(8 * words).view(np.int64)
 
+    def free(self) -> None:
+        """Give the device's memory back."""
+        self._block.free()
+
     @property
     def header(self) -> int:
         """Where it lies on the device."""

@@ -145,6 +145,7 @@ class CudaPlan(Plan):
         """As of `Plan`, a copy of what the device has."""
         held = self.program.buffers[name]
         found = np.empty((rows, held.ld), np.int32 if held.integers else np.float32)
+        self._device.use()  # lazy logits may be asked for in another thread than the step
         self._device.download(found, self._device_address("a", name))
         self._device.wait()
         return found[:, : held.columns]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from engines import SPECS, Weights, feed, reference, relative, tokens
+from engines import decoder as decoder_spec
 from golden import encoders, families, recipe, seq2seq
 
 from lepton_edge.checkpoint import Checkpoint
@@ -21,6 +22,9 @@ from lepton_edge.program.summary import summarise
 from lepton_edge.runtime import Engine, engine_for
 from lepton_edge.runtime.pair import PairEngine
 
+# Small enough for the simulator: sizes that are multiples of nothing, biases, a window, one table.
+SPECS["tiny"] = decoder_spec(38, 45, 4, 2, 10, 41, windows=(3,), biases=(1, 1, 1), tied=True)
+SPECS["tiniest"] = decoder_spec(32, 32, 2, 1, 16, 33, windows=(None,))
 KINDS: dict[str, Any] = {"family": families, "encoder": encoders, "pair": seq2seq, "llama": recipe}
 
 

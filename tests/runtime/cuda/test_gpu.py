@@ -128,7 +128,7 @@ def test_out_of_memory_is_an_error_of_ours() -> None:
 
 
 def test_two_processes_at_once() -> None:
-    both = [start_python(on_cuda.__file__, "decoder", "plain", "q4", "f16") for _ in range(2)]
+    both = [start_python(on_cuda.__file__, "decoder", "tiny", "q4", "f16") for _ in range(2)]
     for process in both:
         error, summary = finish(process).split()
         assert float(error) <= tolerance("q4", "f16", "avx2") and summary == "True"

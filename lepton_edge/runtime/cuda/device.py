@@ -26,10 +26,6 @@ def open_device() -> "Device":
 
     MachineError says which is missing: the package, the driver, or a device.
     """
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        from .simulator import Simulator
-
-        return Simulator()
     return _device(os.getpid())
 
 
@@ -40,6 +36,8 @@ def _device(pid: int) -> "Device":
 
 class Device:
     """One GPU of this process, in its primary context, with a stream of our own."""
+
+    tensor_cores = True
 
     def __init__(self) -> None:
         try:

@@ -47,8 +47,7 @@ class CudaPlan(Plan):
         """`kernels`: the CPU's, of the rows that stay; `device_ropes`: addresses of the tables of angles."""
         super().__init__(program, {op: 0 for op in program.ops()} | dict(kernels), ropes, threads, base, room)
         self._device, self._widths = device, tuple(width for width, _ in instruction_set(isa).tiles)
-        fast = device.arch != "sim"
-        self.parts = lower(program, fast)
+        self.parts = lower(program, device.tensor_cores)
         device.load((name for part in self.parts if not isinstance(part, range) for call in part
                      for name in call.kernels), notify)  # fmt: skip
         self.room_wanted = -(-self.max_wanted // TILE) * TILE

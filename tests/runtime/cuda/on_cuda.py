@@ -5,6 +5,7 @@
 prints, for each, how far apart they are, relative; for `decoder` also whether the summary is that of its logits.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,13 @@ from lepton_edge.models.spec import ModelSpec
 from lepton_edge.program.summary import summarise
 from lepton_edge.runtime import Engine, engine_for
 from lepton_edge.runtime.pair import PairEngine
+
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    from runtime.cuda.simulator import Simulator
+
+    from lepton_edge.runtime.cuda import engine as cuda_engine
+
+    cuda_engine.open_device = Simulator
 
 # Small enough for the simulator: sizes that are multiples of nothing, biases, a window, one table.
 SPECS["tiny"] = decoder_spec(38, 45, 4, 2, 10, 41, windows=(3,), biases=(1, 1, 1), tied=True)

@@ -119,7 +119,6 @@ def test_a_device_that_is_not_known() -> None:
 def test_without_the_package(monkeypatch) -> None:
     from lepton_edge.runtime.cuda import device
 
-    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(MachineError, match=r"needs the package numba-cuda .*pip install 'lepton-edge\[cuda\]'"):
         device.Device()

@@ -1,19 +1,20 @@
-"""Numba's CUDA simulator in the place of a GPU: for tests, where there is none.  Device memory is the host's."""
+"""Numba's CUDA simulator in the place of a GPU, with NUMBA_ENABLE_CUDASIM=1.  Device memory is the host's."""
 
+import ctypes
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory import aligned_zeros
-from .device import Device, Launch
-
-__all__ = ["Simulator"]
+from lepton_edge.runtime.cuda.device import Device, Launch
+from lepton_edge.runtime.memory import aligned_zeros
 
 
 class Simulator(Device):
     """Runs the kernels' plain paths, each thread block as one thread, at once."""
+
+    tensor_cores = False
 
     def __init__(self) -> None:
         self._held: dict[int, NDArray[np.uint8]] = {}
@@ -52,7 +53,7 @@ class Simulator(Device):
     def load(self, kernels: Iterable[str], notify: Callable[[str], None] | None = None) -> None:
         from numba import cuda
 
-        from ...kernels.cuda.build import factories
+        from lepton_edge.kernels.cuda.build import factories
 
         known = factories()
         for name in kernels:
@@ -68,6 +69,4 @@ class Simulator(Device):
 
 
 def _memory(address: int, nbytes: int) -> NDArray[np.uint8]:
-    import ctypes
-
     return np.ctypeslib.as_array((ctypes.c_uint8 * max(1, nbytes)).from_address(address))[:nbytes]

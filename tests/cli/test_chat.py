@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -222,7 +223,8 @@ class Terminal:
         import termios
 
         self._master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (24, 80)) if hasattr(termios, "tcsetwinsize") else None
+        # So wide that readline scrolls no line sideways, which it marks with a ">".
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 500, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lepton_edge", *arguments],
             stdin=slave, stdout=slave, stderr=slave, env=environment(TERM="dumb"), start_new_session=True,
@@ -233,6 +235,12 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
+
+    def settle(self) -> None:
+        """Wait until all that was typed has been done, by the answer to one more line."""
+        self.type("/nope\n")
+        self.expect("error: /nope is no command")
+        self.expect("> ")
 
     def expect(self, text: str, seconds: float = 60) -> str:
         """What is shown up to and with `text`."""
@@ -278,11 +286,8 @@ def test_a_conversation_in_a_terminal(terminal, tmp_path) -> None:
     first = screen.expect("[cut: -n or the context is used up]")
     assert len(first.split()) > 8
     screen.expect("> ")
-    screen.type("/nope\n")
-    screen.expect("error: /nope is no command")
-    screen.expect("> ")
     screen.type(f"/save {saved}\n")
-    screen.expect("> ")
+    screen.settle()
     messages = json.loads(saved.read_text())["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[0]["content"] == "The dog" and messages[1]["content"] in first.replace("\r\n", "\n")
@@ -311,7 +316,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path) -> None
     screen.expect("[stopped]", seconds=10)
     screen.expect("> ")
     screen.type(f"/save {saved}\n")
-    screen.expect("> ")
+    screen.settle()
     messages = json.loads(saved.read_text())["messages"]
     assert len(messages) == 2 and len(messages[1]["content"]) > 3, "what was said stays"
     screen.type("And then\n")

@@ -101,6 +101,15 @@ def build_index(
     return len(raw)
 
 
+def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The places of so many largest scores, falling, equal ones in their order.  To sort all takes ten times as long."""
+    places = np.arange(len(scores))
+    if count < len(scores):
+        reached = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        places = reached if len(reached) >= count else places  # fewer where a score is NaN
+    return places[np.argsort(-scores[places], kind="stable")[:count]]
+
+
 class Index:
     """An open index.  model: the name of the one that made it.  Use it in a `with` statement."""
 
@@ -163,7 +172,7 @@ class Index:
             block = self._vectors[start : start + BLOCK]
             here = np.broadcast_to(np.arange(start, start + len(block)), (len(wanted), len(block)))
             scores, ids = np.hstack([scores, wanted @ block.T]), np.hstack([ids, here])
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+            best = np.stack([_largest(row, top_k) for row in scores])
             scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
         return [
             [{"score": float(score), **self.passage(int(i))} for score, i in zip(row, places, strict=True)]

@@ -12,7 +12,7 @@ from golden import tasks
 from lepton_edge.checkpoint.safetensors import Entry, write_safetensors
 from lepton_edge.errors import CheckpointError, MachineError, RequestError
 from lepton_edge.tasks import search
-from lepton_edge.tasks.search import Index, build_index, passages
+from lepton_edge.tasks.search import Index, _largest, build_index, passages
 
 
 @pytest.fixture
@@ -123,3 +123,12 @@ def test_damaged_passages(tmp_path: Path) -> None:
     (tmp_path / "other").write_text(json.dumps({}))
     with pytest.raises(CheckpointError):
         Index(tmp_path / "other")
+
+
+@pytest.mark.parametrize("count", [1, 5, 49, 50, 80])
+def test_the_largest(count: int) -> None:
+    """Those that sorting all gives, with many equal ones, and with NaN among them."""
+    scores = (np.random.default_rng(count).integers(0, 6, 50) / 8).astype(np.float32)
+    np.testing.assert_array_equal(_largest(scores, count), np.argsort(-scores, kind="stable")[:count])
+    scores[7] = np.nan
+    np.testing.assert_array_equal(_largest(scores, count), np.argsort(-scores, kind="stable")[:count])

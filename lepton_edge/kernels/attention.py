@@ -6,6 +6,7 @@ query rows, in chunks (see `attention_chunk.py`).  Of single tokens over long ca
 
 from collections.abc import Callable
 from functools import partial as bind
+from typing import Any
 
 from .attention_bias import LOG2E, start_bends, start_row_bends
 from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
@@ -49,6 +50,7 @@ from .rope import (
     store_kernel,
     turn,
 )
+from .simd.portable import LANES, VF, constant
 from .simd.words import (
     atomic_add,
     atomic_store,
@@ -57,6 +59,7 @@ from .simd.words import (
     exp2,
     fma,
     get_i64,
+    i64,
     jit,
     lane,
     load_f16,
@@ -70,6 +73,8 @@ from .simd.words import (
     splat,
     store_f32,
     store_f32_some,
+    void,
+    word,
 )
 
 Y, LDY, SCALE, WINDOW, RECORDS, SINKS, SIGHT = (
@@ -97,14 +102,35 @@ def places(scratch, chunks, padded):
     return scratch, decay, limits, bends, keys, values, scales, q, out, out + chunks * QUERY_ROWS * 4 * padded
 
 
+def _turn(isa: Any, x: Any, target: Any) -> None:
+    """QUERY_ROWS rows of 16 floats at x to `target`, as 16 rows of QUERY_ROWS floats."""
+    rows = [isa.load_f32(x, 64 * r) for r in range(QUERY_ROWS)]
+    rows += [constant(0.0, VF)] * (LANES - QUERY_ROWS)
+    for i, column in enumerate(isa.transpose(rows)):
+        isa.store(target, 4 * QUERY_ROWS * i, isa.pick(column, column, range(QUERY_ROWS)))
+
+
+transposed = word(_turn, void, i64, i64)
+
+
 @jit
 def load_floats(source, ldq, group, rows, d, scale, q, scratch):
-    """The tile's query rows, scaled, transposed to [chunk][D][QUERY_ROWS]; rows that are not there are zeros."""
+    """The tile's query rows, scaled, transposed to [chunk][D][QUERY_ROWS]; rows that are not there are zeros.
+
+    `scratch`: room for QUERY_ROWS rows.
+    """
+    factor, whole = splat(scale), d // 16 * 16
     for r in range((rows + QUERY_ROWS - 1) // QUERY_ROWS * QUERY_ROWS):
         x = source + (r // group * ldq + r % group * d) * 4
-        to = q + r // QUERY_ROWS * (QUERY_ROWS * d * 4) + r % QUERY_ROWS * 4
-        for i in range(d):
-            put_f32(to + i * QUERY_ROWS * 4, get_f32(x + i * 4) * scale if r < rows else F0)
+        chunk, i = q + r // QUERY_ROWS * (QUERY_ROWS * d * 4), r % QUERY_ROWS
+        for c in range(0, whole, 16):
+            here = mul(load_f32(x + c * 4), factor) if r < rows else splat(F0)
+            store_f32(scratch + (c * QUERY_ROWS + i * 16) * 4, here)
+        for c in range(whole, d):
+            put_f32(chunk + (c * QUERY_ROWS + i) * 4, get_f32(x + c * 4) * scale if r < rows else F0)
+        if i == QUERY_ROWS - 1:
+            for c in range(0, whole, 16):
+                transposed(scratch + c * QUERY_ROWS * 4, chunk + c * QUERY_ROWS * 4)
 
 
 @jit
@@ -402,7 +428,7 @@ def attention(name: str) -> Callable:
             queries = final  # nothing lies there yet
             newest = sight != MEMORY and page <= last // PAGE < page + share
             rope(row, context, first, g, group, last, slot, newest, queries)
-        load_queries(queries, ldq, group, rows, d, get_f32(row + SCALE) * LOG2E, q, scores)
+        load_queries(queries, ldq, group, rows, d, get_f32(row + SCALE) * LOG2E, q, keys)
         chunk_bytes = QUERY_ROWS * query_bytes * (groups_of(d) if query_bytes == RECORD else d)
         clear(out, state, chunks, padded)
         for base in range(page * PAGE, min(last + 1, (page + share) * PAGE), PAGE):

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from typing import Any
 
-__all__ = ["architecture", "cpu_features"]
+__all__ = ["architecture", "cpu_features", "fast_bf16_pairs"]
 
 # By Linux's names (arch/arm64/include/uapi/asm/hwcap.h): (entry of the auxiliary vector, bit).
 _LINUX = {"atomics": (16, 8), "asimddp": (16, 20), "i8mm": (26, 13)}
@@ -42,6 +42,17 @@ def cpu_features() -> frozenset[str]:
         return _linux(ctypes.CDLL(None).getauxval)
     except (AttributeError, OSError):  # a system without such a function
         return frozenset()
+
+
+def fast_bf16_pairs() -> bool:
+    """Whether products of bf16 pairs are faster than widening them for products of floats, where there are both.
+
+    AMD's CPUs take one of either a cycle; an Emerald Rapids two of floats, but one of pairs in two cycles.
+    """
+    import llvmlite.binding as llvm
+
+    name: str = llvm.get_host_cpu_name()
+    return name.startswith("znver")
 
 
 def _linux(getauxval: Any) -> frozenset[str]:

@@ -4,7 +4,7 @@ import os
 from functools import lru_cache
 
 from ..errors import MachineError
-from .features import architecture, cpu_features
+from .features import architecture, cpu_features, fast_bf16_pairs
 from .simd.avx2 import AVX2
 from .simd.avx512 import AVX512
 from .simd.avx512bf16 import AVX512BF16
@@ -52,9 +52,15 @@ def available() -> tuple[str, ...]:
     return tuple(kind.name for kind, needs in _SETS if kind.machine in (None, here) and features.issuperset(needs))
 
 
+def fastest() -> str:
+    """The best of `available`, but for pairs of bf16 where they are slow."""
+    names = available()
+    return names[1] if instruction_set(names[0]).bf16_pairs and not fast_bf16_pairs() else names[0]
+
+
 def choose(requested: str | None = None) -> str:
-    """The instruction set to run: `requested`, else LEPTON_ISA, else the best that this CPU has."""
-    name = requested or os.environ.get("LEPTON_ISA") or available()[0]
+    """The instruction set to run: `requested`, else LEPTON_ISA, else the fastest that this CPU has."""
+    name = requested or os.environ.get("LEPTON_ISA") or fastest()
     instruction_set(name)
     if (name.partition("@")[2] or name) not in available():
         raise MachineError(f"LEPTON_ISA: this CPU lacks {name!r}; it has {', '.join(available())}")

@@ -102,7 +102,7 @@ def build_index(
 
 
 def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The places of so many largest scores, falling, equal ones in their order.  To sort all takes ten times as long."""
+    """The places of so many largest scores, falling, equal ones in their order; sorting all takes far longer."""
     places = np.arange(len(scores))
     if count < len(scores):
         reached = np.flatnonzero(scores >= np.partition(scores, -count)[-count])

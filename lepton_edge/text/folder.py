@@ -8,9 +8,9 @@ from pathlib import Path
 import tokenizers
 
 from lepton_edge.errors import TokenizerError
-from lepton_edge.text import byte_bpe, sentencepiece, tiktoken, word_piece
+from lepton_edge.text import byt5, byte_bpe, sentencepiece, tiktoken, word_piece
 from lepton_edge.text.package import package_errors
-from lepton_edge.text.settings import Rules, Settings
+from lepton_edge.text.settings import CONFIG, Rules, Settings
 
 Made = tuple[tokenizers.Tokenizer, dict[str, str]]
 
@@ -27,6 +27,9 @@ def open_folder(folder: Path) -> tuple[tokenizers.Tokenizer, Path, dict[str, str
             path = folder / names[0]
             backend, special = read(path, settings)
             return backend, path, special
+    if settings.names_one_of(byt5.CLASSES):
+        backend, special = byt5.read(folder / CONFIG, settings)
+        return backend, folder / CONFIG, special
     parts = [name for names, _ in SOURCES for name in names if (folder / name).is_file()]
     only = f", only {', '.join(parts)}" if parts else ""
     raise TokenizerError(

@@ -75,6 +75,11 @@ class Settings:
             "name it there, or save the tokenizer with transformers' save_pretrained, which writes tokenizer.json"
         )
 
+    def names_one_of(self, classes: Mapping[str, Rules]) -> bool:
+        """Whether tokenizer_config.json names one of the classes."""
+        name = self._config.get("tokenizer_class")
+        return isinstance(name, str) and name.removesuffix("Fast") in classes
+
     def flag(self, name: str, default: bool) -> bool:
         """A yes or no of tokenizer_config.json; `default` where it is absent or null."""
         value = self._config.get(name)

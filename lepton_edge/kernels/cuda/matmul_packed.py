@@ -249,13 +249,13 @@ def plain_kernel(op: str, name: str) -> Callable[..., None]:
         for i in range(warp_here(), tokens * units, warps_there()):
             token = i % tokens
             here, w, y, bias, accumulate, b = operand(row, parts, i // tokens, 1)
+            codes, block_bytes = x + token * groups * GROUP, at(here, BLOCK_BYTES)
             for r in range(b * BLOCK, (b + 1) * BLOCK):
                 value = F0
                 for g in range(groups):
                     product = F0
                     for c in range(g * GROUP, (g + 1) * GROUP):
-                        code = np.float32(get_i8(x + token * groups * GROUP + c))
-                        product += number(w, r, c, 0, at(here, BLOCK_BYTES)) * code
+                        product += number(w, r, c, 0, block_bytes) * np.float32(get_i8(codes + c))
                     value += product * get_f32(scales_at(x, groups, places, g) + 4 * token)
                 if bias != 0:
                     value += get_f32(bias + 4 * r)

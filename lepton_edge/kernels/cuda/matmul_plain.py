@@ -204,9 +204,9 @@ def plain_kernel(name: str) -> Callable[..., None]:
         for i in range(warp_here(), rows * tokens, warps_there()):
             token = i % tokens
             here, r = operand(row, parts, i // tokens, 1)
-            value = F0
+            x, w, value = at(row, X) + token * at(row, LDX) * 4, at(here, W), F0
             for c in range(cuda.threadIdx.x % LANES, columns, LANES):
-                value += number(at(here, W), r, c, columns, 0) * get_f32(at(row, X) + (token * at(row, LDX) + c) * 4)
+                value += number(w, r, c, columns, 0) * get_f32(x + c * 4)
             value = warp_sum(value)
             if cuda.threadIdx.x % LANES == 0:
                 if at(here, BIAS) != 0:

@@ -14,7 +14,7 @@ DECODERS = [
 # Of each kind what the decoders above lack: caps, slopes, sinks, norms of heads and embeddings, other activations and
 # positions; sight of the whole sequence, distances, terms, pools; memories; and ops that stay with the CPU.
 STORED = [
-    ("family", "gemma2", "bloom_odd", "gpt_oss"), ("encoder", "bert_mask", "modernbert_mean", "deberta_plain"),
+    ("family", "gemma2", "bloom_odd", "gpt_oss"), ("encoder", "modernbert_mean", "deberta_plain"),
     ("pair", "t5"),
 ]  # fmt: skip
 

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,7 @@ from ..models.spec import ModelSpec
 from ..program import Program, build_program
 from ..program.batch import Batch, Ints, read_batch
 from ..program.summary import Summary, heat, read_summary
-from ..quant.formats import MXFP4, get_format
-from ..quant.pack import pack_weight
+from ..quant.formats import get_format
 from .cpu import default_threads
 from .crew import Crew
 from .inputs import Inputs, read_segments
@@ -48,6 +47,7 @@ from .pages import HostPages, Pages
 from .plan import MAX_BATCH, Plan
 from .pool import Pool, yield_address
 from .profile import Profile
+from .source import Source, converted
 from .states import States
 
 if TYPE_CHECKING:
@@ -61,14 +61,6 @@ SHORT_STEP = 200e6  # weight bytes x tokens below which the caller runs along: s
 ROPE_BLOCK = 1024  # positions whose angles are computed at a time
 
 Array = NDArray[Any]
-
-
-class Source(Protocol):
-    """Where weights come from: a `Checkpoint`, or random ones."""
-
-    def weight(self, name: str) -> Weight: ...
-    def require(self, expected: dict[str, tuple[int, ...]], /) -> None: ...
-    def check_unchanged(self) -> None: ...
 
 
 class Engine:
@@ -137,18 +129,7 @@ class Engine:
         if format is not None:
             get_format(format)
         source.require(spec.tensors())
-        converted: dict[str, Weight] = {}
-        matrices = spec.matrices()
-
-        def weight(name: str) -> Weight:
-            if name in converted:
-                return converted[name]
-            found = source.weight(name)
-            if format is None or found.format == format or name not in matrices or _stays(found.format, format):
-                return found
-            converted[name] = pack_weight(found, format, name)
-            return converted[name]
-
+        weight = converted(source, spec.matrices(), format)
         if kv_dtype is None:
             kv_dtype = "f32" if weight(spec.first_matrix).format == "f32" else "f16"
         kind = cls if spec.encoder is None else cls._of_pairs()
@@ -512,11 +493,6 @@ class Engine:
                 cos, sin = rope.tables(start, stop)
                 self._ropes[name][start:stop] = np.concatenate([cos, sin], axis=1)
             self._ropes_filled = stop
-
-
-def _stays(stored: str, format: str) -> bool:
-    """Whether a matrix is best left as it is stored: to repack four bits loses, and gains nothing."""
-    return stored == MXFP4.name and get_format(format).packed
 
 
 def _integer(name: str, value: int | None, low: int, high: int, default: int) -> int:

@@ -23,7 +23,7 @@ def test_what_it_shows(own_cache, capsys) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     labels = [line.split()[0] for line in text.split("\n") if line and not line.startswith(" ")]
-    assert labels == ["lepton", "packages", "cpu", "features", "isa", "cores", "cache", "models"]
+    assert labels == ["lepton", "packages", "cpu", "features", "isa", "cores", "gpu", "cache", "models"]
     assert f"isa       {choose()} (this CPU has {', '.join(available())})" in text
     assert "1 compiled kernels, 1.5 KB" in " ".join(text.split())
 

@@ -5,6 +5,7 @@ Packages: `cuda.bindings`, which comes with numba-cuda.  Addresses are integers;
 
 import ctypes
 import os
+import weakref
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import MachineError
 
-__all__ = ["Device", "Launch", "Shape", "open_device"]
+__all__ = ["Device", "Graph", "Launch", "Shape", "open_device"]
 
 Shape = tuple[int, int, int, int]  # blocks in x, y and z; threads of a block
 Launch = tuple[str, int, int, int, Shape]  # kernel, row, header, extra, shape
@@ -32,6 +33,17 @@ def open_device() -> "Device":
 @lru_cache(maxsize=1)
 def _device(pid: int) -> "Device":
     return Device()
+
+
+class Graph:
+    """Launches that are started all at once: call it.  The device forgets it with this object."""
+
+    def __init__(self, start: Callable[[], None], end: Callable[[], None]) -> None:
+        self._start = start
+        weakref.finalize(self, end)
+
+    def __call__(self) -> None:
+        self._start()
 
 
 class Device:
@@ -112,10 +124,17 @@ class Device:
         """Bytes that are allocated here and not given back."""
         return sum(self._sizes.values())
 
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Memory of the host that the device copies from and to by itself."""
-        address = self._check("cuMemHostAlloc", nbytes, 0)
-        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(int(address)))
+    def pin(self, nbytes: int) -> NDArray[np.uint8]:
+        """Memory of the host that the device copies from and to by itself; given back with its last view."""
+        self.use()
+        address = int(self._check("cuMemHostAlloc", nbytes, 0))
+        memory = (ctypes.c_uint8 * nbytes).from_address(address)
+        weakref.finalize(memory, self._unpin, address)
+        return np.ctypeslib.as_array(memory)
+
+    def _unpin(self, address: int) -> None:
+        self.use()
+        self._driver.cuMemFreeHost(address)
 
     def zero(self, address: int, nbytes: int) -> None:
         if nbytes:
@@ -166,8 +185,8 @@ class Device:
             if int(status):
                 raise MachineError(f"device 'cuda': the kernel {name} could not be started: {status.name}")
 
-    def record(self, begin: Callable[[], None]) -> Callable[[], None]:
-        """What `begin` starts, as a graph; -> a function that starts it all at once."""
+    def record(self, begin: Callable[[], None]) -> "Graph":
+        """What `begin` starts, as a graph."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._check("cuStreamBeginCapture", self._stream, mode)
         try:
@@ -176,7 +195,11 @@ class Device:
             graph = self._check("cuStreamEndCapture", self._stream)
         ready = self._check("cuGraphInstantiate", graph, 0)
         self._check("cuGraphDestroy", graph)
-        return lambda: self._check("cuGraphLaunch", ready, self._stream)
+        return Graph(lambda: self._check("cuGraphLaunch", ready, self._stream), lambda: self._end(ready))
+
+    def _end(self, graph: Any) -> None:
+        self.use()
+        self._driver.cuGraphExecDestroy(graph)
 
     def timer(self) -> Callable[[], float]:
         """Begin to measure; -> a function that gives the device's seconds until it is called."""

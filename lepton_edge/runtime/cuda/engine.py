@@ -48,6 +48,7 @@ class CudaEngine(Engine):
             name: Block(self._device, program.context * rope.dim * 4) for name, rope in program.ropes.items()
         }
         self._ropes_sent, self._closed = 0, False
+        self._summarised: CudaPlan | None = None  # whose step the last summary is of
         away = away_ops(program)
         if away and notify:
             notify(f"no CUDA kernel yet for {', '.join(away)}: these run on the CPU, and slow the rest down")
@@ -75,7 +76,8 @@ class CudaEngine(Engine):
         away = away_ops(program)
         found = kernels(away, self.isa, self._notify) if away else {}
         ropes = {name: block.at for name, block in self._device_ropes.items()}
-        return CudaPlan(program, found, self._ropes, self.threads, base, room, self._device, self._constants, ropes,
+        constants = self._constants if base is None else Constants(self._device, self._constants)
+        return CudaPlan(program, found, self._ropes, self.threads, base, room, self._device, constants, ropes,
                         self.isa, self._notify)  # fmt: skip
 
     def _fill_ropes(self, positions: int) -> None:
@@ -112,12 +114,14 @@ class CudaEngine(Engine):
             return True
         if rows == len(plan.table) and self.spec.causal:
             plan.begin_summary(wanted)
+            self._summarised = plan
         self._device.wait()
         return bool(self._pool.cancelled)
 
     def _summary(self, m: int) -> Summary:
-        assert isinstance(self._plan, CudaPlan)
-        return self._plan.summary(m)
+        plan = self._summarised or self._plan
+        assert isinstance(plan, CudaPlan)
+        return plan.summary(m)
 
     def profile(self) -> Any:
         """RequestError: what is profiled is the CPU's executor."""

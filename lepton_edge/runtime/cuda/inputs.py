@@ -30,7 +30,7 @@ class Packed(Inputs):
     def _reserve(self, words: int) -> None:
         """See to it that there is memory for so many int64."""
         self._block = Block(self._device, 8 * words)
-        self._staged = self._device.pinned(8 * words).view(np.int64)
+        self._staged = self._device.pin(8 * words).view(np.int64)
 
     def free(self) -> None:
         """Give the device's memory back."""

@@ -24,15 +24,16 @@ class Block:
 class Constants:
     """Arrays of the host on the device, each once, whatever it is called."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, base: "Constants | None" = None) -> None:
+        """base: what it has is not uploaded again."""
+        self._device, self._base = device, base
         self._places: dict[tuple[int, int], int] = {}
         self._blocks: list[Block] = []
         self._kept: list[NDArray[Any]] = []  # so that an address stays that of the same array
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """Upload what is not there; -> the addresses of all, by the same names."""
-        missing = {_key(array): array for array in arrays.values() if _key(array) not in self._places}
+        missing = {_key(array): array for array in arrays.values() if self._find(array) is None}
         starts, total = {}, 0
         for key, array in missing.items():
             starts[key] = total
@@ -45,7 +46,11 @@ class Constants:
             self._device.wait()
             self._blocks.append(block)
             self._kept += missing.values()
-        return {name: self._places[_key(array)] for name, array in arrays.items()}
+        return {name: self._find(array) or 0 for name, array in arrays.items()}
+
+    def _find(self, array: NDArray[Any]) -> int | None:
+        found = self._places.get(_key(array))
+        return self._base._find(array) if found is None and self._base is not None else found
 
     def free(self) -> None:
         """Give all memory back."""

@@ -14,7 +14,7 @@ from ...program import Program
 from ...program.summary import Summary
 from ...program.table import Buffer
 from ..plan import Plan
-from .device import Device
+from .device import Device, Graph
 from .logits import Lazy, Logits
 from .lower import Call, Sizes, lower
 from .memory import Block, Constants
@@ -72,12 +72,12 @@ class CudaPlan(Plan):
         device.wait()
         summary = {name: program.buffers[name] for name in ("top", "top_ids") if name in program.buffers}
         self._summary: dict[str, Any] = {
-            name: device.pinned(self.max_wanted * buffer.token_bytes)
-            .view(np.int32 if buffer.integers else np.float32).reshape(self.max_wanted, buffer.ld)
-            for name, buffer in summary.items()
+            name: device.pin(self.max_wanted * held.token_bytes)
+            .view(np.int32 if held.integers else np.float32).reshape(-1, held.ld)
+            for name, held in summary.items()
         }  # fmt: skip
         # By the sizes of steps: launches as graphs, and which sizes were seen once.
-        self._graphs: dict[tuple[Any, ...], Callable[[], None]] = {}
+        self._graphs: dict[tuple[Any, ...], Graph] = {}
         self._seen: dict[tuple[Any, ...], None] = {}
 
     def _places(self, buffer: Buffer) -> int:
@@ -189,6 +189,7 @@ class CudaPlan(Plan):
 
     def free(self) -> None:
         """Give the device's memory back."""
+        self._graphs = {}
         for block in (*self._blocks.values(), self._table):
             block.free()
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_edge.runtime.cuda.device import Device, Launch
+from lepton_edge.runtime.cuda.device import Device, Graph, Launch
 from lepton_edge.runtime.memory import aligned_zeros
 
 
@@ -32,7 +32,7 @@ class Simulator(Device):
     def free(self, address: int) -> None:
         del self._held[address]
 
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+    def pin(self, nbytes: int) -> NDArray[np.uint8]:
         return aligned_zeros(nbytes)
 
     def zero(self, address: int, nbytes: int) -> None:
@@ -64,8 +64,8 @@ class Simulator(Device):
         for name, row, header, extra, (x, y, z, _) in launches:
             self._kernels[name][(x, y, z), 1](row, header, extra)
 
-    def record(self, begin: Callable[[], None]) -> Callable[[], None]:
-        return begin
+    def record(self, begin: Callable[[], None]) -> Graph:
+        return Graph(begin, lambda: None)
 
 
 def _memory(address: int, nbytes: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ class FakeEngine:
     """One millisecond for each forward and each token in it, on a clock of its own."""
 
     vocab, max_batch, threads, isa, format = 100, 64, 2, "avx2", "q4"
-    program = SimpleNamespace(step_bytes=5_000_000)
+    program, device = SimpleNamespace(step_bytes=5_000_000), "cpu"
     can_truncate = True
 
     def __init__(self) -> None:
@@ -67,6 +67,14 @@ def engine(monkeypatch) -> FakeEngine:
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: fake.now))
     monkeypatch.setattr(limits, "limits", lambda isa, threads, notify: Limits(10e9, 50e9, 20e9))
     return fake
+
+
+def test_a_gpu_is_held_against_its_own_bandwidth(engine, capsys, monkeypatch) -> None:
+    engine.device = "Some Card"
+    monkeypatch.setattr("lepton_edge.runtime.cuda.limits.bandwidth", lambda: 20e9)
+    _, tg = rows(capsys, "-p", "10", "-n", "2", "--device", "cuda")
+    assert tg["cpu"] == "Some Card" and tg["bandwidth_gb_s"] == 20.0
+    assert tg["bandwidth_share"] == pytest.approx(500 * 5e6 / 20e9)
 
 
 def rows(capsys, *arguments: str) -> list[dict]:

@@ -66,10 +66,10 @@ def test_prompt_and_pieces_go_to_stdout(fake, capsys) -> None:
 def test_flags_reach_the_model(fake, capsys) -> None:
     model = fake("x")
     flags = "-m folder -n 5 -t 2 -c 64 -s 7 --temp 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1"
-    assert (
-        main(["generate", *flags.split(), "--stop", "a", "--stop", "b", "--format", "q8", "--isa", "avx2", "hi"]) == 0
-    )
-    expected = {"path": "folder", "format": "q8", "threads": 2, "isa": "avx2", "kv_dtype": None, "context": 64}
+    how = "--stop a --stop b --format q8 --isa avx2 --device cuda"
+    assert main(["generate", *flags.split(), *how.split(), "hi"]) == 0
+    expected = {"path": "folder", "format": "q8", "threads": 2, "isa": "avx2", "kv_dtype": None, "context": 64,
+                "device": "cuda"}  # fmt: skip
     assert model.loaded == expected
     assert model.asked == {
         "prompt": "hi", "max_tokens": 5, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1,

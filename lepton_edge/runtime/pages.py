@@ -4,6 +4,7 @@ A page holds all layers.  Pages that a sequence gives back are kept for the next
 share pages; one is copied when a sequence is about to write to it.
 """
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ __all__ = ["HostPages", "Pages"]
 Page = TypeVar("Page")
 
 
-class Pages(Generic[Page]):
+class Pages(ABC, Generic[Page]):
     """Which page holds which positions of which sequence (slot).
 
     table: int64 [slots, pages of a full context], addresses.  lengths: cached positions of each open slot.
@@ -116,20 +117,20 @@ class Pages(Generic[Page]):
         """Bytes of all pages, spare ones included."""
         return self._made * self._page_bytes
 
+    @abstractmethod
     def _make(self) -> Page:
         """A zeroed page."""
-        raise NotImplementedError
 
     def _clear(self, page: Page) -> None:
         """Make a page that a sequence gave back fit for another one."""
 
+    @abstractmethod
     def _copy(self, target: Page, source: Page) -> None:
         """All of a page into another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _address(self, page: Page) -> int:
         """Where a page lies."""
-        raise NotImplementedError
 
 
 class HostPages(Pages[NDArray[np.uint8]]):

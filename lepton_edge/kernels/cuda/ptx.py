@@ -14,7 +14,6 @@ from numba.cuda.extending import intrinsic
 
 __all__ = [
     "LANES",
-    "WIDTH",
     "Emit",
     "arrive",
     "begin",
@@ -45,7 +44,6 @@ __all__ = [
 ]  # fmt: skip
 
 LANES = 32  # threads of a warp, which work on neighbours
-WIDTH = 256  # threads of a block, unless its launch says otherwise
 
 I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -117,21 +115,6 @@ class Emit:
         wide = f".v{count}" if count > 1 else ""
         return asm(self.b, f"ld.global{wide}.b32 {names}, [${count}+{offset}];", [I32] * count, [address], False)
 
-    def load_u16(self, address: Any, offset: int = 0) -> Any:
-        return asm(self.b, f"ld.global.nc.u16 $0, [$1+{offset}];", [I16], [address], True)[0]
-
-    def load_shared(self, address: Any, count: int, offset: int = 0) -> list[Any]:
-        """`count` registers of shared memory at a 32-bit address."""
-        names = "{" + ", ".join(f"${i}" for i in range(count)) + "}" if count > 1 else "$0"
-        wide = f".v{count}" if count > 1 else ""
-        return asm(self.b, f"ld.shared{wide}.b32 {names}, [${count}+{offset}];", [I32] * count, [address], False)
-
-    def matrices(self, address: Any, turned: bool) -> list[Any]:
-        """Four 8 x 8 matrices of 16-bit numbers from shared memory, each lane giving a row's address (ldmatrix)."""
-        turn = ".trans" if turned else ""
-        text = f"ldmatrix.sync.aligned.m8n8.x4{turn}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
-        return asm(self.b, text, [I32] * 4, [address], False)
-
     def add(self, a: Any, c: Any) -> Any:
         return self.b.add(a, c)
 
@@ -190,10 +173,6 @@ class Emit:
         """Two floats as f16 numbers in a register."""
         return asm(self.b, "cvt.rn.f16x2.f32 $0, $2, $1;", [I32], [low, high], True)[0]
 
-    def to_bf16_pair(self, low: Any, high: Any) -> Any:
-        """Two floats as bf16 numbers in a register."""
-        return asm(self.b, "cvt.rn.bf16x2.f32 $0, $2, $1;", [I32], [low, high], True)[0]
-
     def float(self, i: Any) -> Any:
         return self.b.sitofp(i, F32)
 
@@ -208,11 +187,11 @@ class Emit:
         )
         return asm(self.b, text, [I32] * 4, [*a, *b, ir.Constant(I32, 0)], True)
 
-    def mma_f16(self, total: Sequence[Any], a: Sequence[Any], b: Sequence[Any], kind: str = "f16") -> list[Any]:
-        """total + 16 rows x 16 columns times 16 x 8, f16 or bf16 to float: `mma.m16n8k16`."""
+    def mma_f16(self, total: Sequence[Any], a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+        """total + 16 rows x 16 columns times 16 x 8, f16 to float: `mma.m16n8k16`."""
         text = (
-            f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, "
-            "{$8, $9}, {$10, $11, $12, $13};"
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, "
+            "{$10, $11, $12, $13};"
         )
         return asm(self.b, text, [F32] * 4, [*a, *b, *total], True)
 
@@ -280,9 +259,6 @@ class Emit:
 
     def flag(self, condition: Any) -> Any:
         return self.b.zext(condition, I32)
-
-    def select(self, condition: Any, a: Any, c: Any) -> Any:
-        return self.b.select(condition, a, c)
 
     def less(self, a: Any, c: Any) -> Any:
         return self.b.icmp_signed("<", a, c)

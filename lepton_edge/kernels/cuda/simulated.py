@@ -11,7 +11,6 @@ from numba import cuda
 
 __all__ = [
     "LANES",
-    "WIDTH",
     "arrive",
     "begin",
     "get_bf16",
@@ -34,7 +33,6 @@ __all__ = [
 ]  # fmt: skip
 
 LANES = 1
-WIDTH = 1
 
 jit = cuda.jit(device=True)
 

@@ -46,6 +46,7 @@ class CudaPlan(Plan):
     ) -> None:  # fmt: skip
         """`kernels`: the CPU's, of the rows that stay; `device_ropes`: addresses of the tables of angles."""
         super().__init__(program, {op: 0 for op in program.ops()} | dict(kernels), ropes, threads, base, room)
+        self._constants = constants  # an adapter's live as long as its plan
         self._device, self._widths = device, tuple(width for width, _ in instruction_set(isa).tiles)
         self.parts = lower(program, device.tensor_cores)
         device.load((name for part in self.parts if not isinstance(part, range) for call in part

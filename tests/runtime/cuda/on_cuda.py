@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from engines import SPECS, Weights, feed, reference, relative, tokens
 from engines import decoder as decoder_spec
-from golden import encoders, families, recipe, seq2seq
+from golden import adapters, encoders, families, recipe, seq2seq
 
+from lepton_edge.adapters import read_adapter
 from lepton_edge.checkpoint import Checkpoint
 from lepton_edge.models.registry import spec_of
 from lepton_edge.models.spec import ModelSpec
@@ -33,7 +34,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 # Small enough for the simulator: sizes that are multiples of nothing, biases, a window, one table.
 SPECS["tiny"] = decoder_spec(38, 45, 4, 2, 10, 41, windows=(3,), biases=(1, 1, 1), tied=True)
 SPECS["tiniest"] = decoder_spec(32, 32, 2, 1, 16, 33, windows=(None,))
-KINDS: dict[str, Any] = {"family": families, "encoder": encoders, "pair": seq2seq, "llama": recipe}
+KINDS: dict[str, Any] = {"adapter": adapters, "family": families, "encoder": encoders, "pair": seq2seq, "llama": recipe}
 
 
 def decoder(
@@ -74,14 +75,29 @@ def stored(kind: str, name: str, root: Path, few: bool = False) -> float:
     few: of some tokens only, for the simulator.
     """
     table = KINDS[kind]
-    where = table.write_folder(name if kind == "llama" else table.BY_NAME[name], root / name)
+    case = table.BY_NAME[name]
+    write = adapters.write_base if kind == "adapter" else table.write_folder
+    where = write(name if kind == "llama" else case, root / name)
     with Checkpoint.open(where) as checkpoint:
         engines = [engine_for(device).load(checkpoint, spec_of(checkpoint), threads=1) for device in ("cpu", "cuda")]
         try:
-            return relative(*(outputs(engine, table, name, few) for engine in reversed(engines)))
+            if kind == "adapter":
+                folder, spec = adapters.write_adapter(case, root / f"{name} adapter"), spec_of(checkpoint)
+                adapter, ids = read_adapter(folder, spec, spec.names), case.tokens[: 4 if few else 20]
+                return relative(*(adapted(engine, adapter, ids) for engine in engines[::-1]))
+            return relative(*(outputs(engine, table, name, few) for engine in engines[::-1]))
         finally:
             for engine in engines:
                 engine.close()
+
+
+def adapted(engine: Engine, adapter: Any, ids: np.ndarray) -> np.ndarray:
+    """The logits of all tokens with an adapter, the last one's by a step and its summary, and of that one without."""
+    plan, slot, n = engine.add_adapter(adapter), engine.open(), len(ids) - 1
+    first = engine.forward(ids[:n], [slot] * n, range(n), range(n), plan)
+    last = np.asarray(engine.step(ids[n:], [slot], [n], [0], plan=plan).logits).copy()
+    alone = engine.open()
+    return np.concatenate([first, last, np.asarray(engine.step(ids[:1], [alone], [0], [0]).logits)])
 
 
 def outputs(engine: Engine, table: Any, name: str, few: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ DECODERS = [
 # positions; sight of the whole sequence, distances, terms, pools; memories; and ops that stay with the CPU.
 STORED = [
     ("family", "gemma2", "bloom_odd", "gpt_oss"), ("encoder", "modernbert_mean", "deberta_plain"),
-    ("pair", "t5"),
+    ("pair", "t5"), ("adapter", "patterns"),
 ]  # fmt: skip
 
 

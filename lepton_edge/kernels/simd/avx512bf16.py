@@ -28,6 +28,10 @@ class AVX512BF16(AVX512):
     name = "avx512bf16"
     features = f"{AVX512.features},+avx512bf16"
     bf16_pairs = True
+    # Zen 4 reads one stream of weights at the speed of memory if left alone: decoding 1.2 times as fast as with four
+    # blocks at once, fetched ahead.  For eight tokens fetching gains 1.13.
+    tiles = ((8, 1), (4, 1), (2, 1), (1, 1))
+    fetching = range(4, 9)
 
     def round_pairs(self, low: Value, high: Value) -> Value:
         return self.b.bitcast(call(self.b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, high, low), VF)

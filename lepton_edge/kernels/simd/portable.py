@@ -57,6 +57,8 @@ class Portable:
     chains = 3  # accumulators of the probes: twelve registers of the machine hide what an fma takes, up to 5 cycles
     # Register tiles of the matrix kernels (tokens, blocks of 16 rows), widest first; the last is one token.
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
+    # Tokens of the tiles that fetch the weights which come next: they wait for memory, and wider ones do not.
+    fetching = range(1, 9)
     # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4

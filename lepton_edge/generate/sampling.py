@@ -16,6 +16,10 @@ The same summaries and the same seed give the same tokens.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import neg
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +27,7 @@ from numpy.typing import NDArray
 
 from lepton_edge.errors import ModelError
 from lepton_edge.generate.params import SamplingParams
+from lepton_edge.kernels.layout import TOP
 from lepton_edge.program.summary import TOP_CHUNK, heat
 
 if TYPE_CHECKING:
@@ -39,6 +44,19 @@ LIMIT = float(np.finfo(np.float32).max)
 LOWEST = -200.0  # the exponential of less is 0 in float32
 
 
+class _Points:
+    """Random numbers, many made at once: a call of NumPy's takes 20 us while a step's weights fill the caches."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._generator, self._left = np.random.Generator(np.random.PCG64(seed)), list[float]()
+
+    def random(self) -> float:
+        """The next one, from 0 to below 1."""
+        if not self._left:
+            self._left = self._generator.random(256)[::-1].tolist()
+        return self._left.pop()
+
+
 class Sampler:
     """Chooses the tokens of one request; it remembers the tokens seen (for the penalty) and the random state.
 
@@ -52,7 +70,7 @@ class Sampler:
         self._params = params
         self._vocab = vocab
         self._limited = 0 < params.top_k < vocab
-        self._random = np.random.Generator(np.random.PCG64(params.seed)) if params.temperature > 0 else None
+        self._random = _Points(params.seed) if params.temperature > 0 else None
         self._heat = heat(self.temperature)
         self._seen = np.zeros(vocab, bool)
         self._seen[prompt] = True
@@ -134,7 +152,9 @@ class Sampler:
             return None
         if self._random is None:
             return 0
-        edges = filtered(scores, self._params, self._vocab, total, self._heat)
+        # A few numbers take plain Python a third of the time of NumPy's calls, more so while weights fill the caches.
+        some = scores.tolist() if scores.size <= TOP else scores
+        edges = filtered(some, self._params, self._vocab, total, self._heat)
         return None if edges is None else draw(edges, self._random.random())
 
     def _draw(self, logits: Floats, shares: Floats, scores: Floats) -> int | None:
@@ -181,30 +201,32 @@ def penalised(logits: Floats, penalty: float) -> Floats:
     return np.minimum(np.maximum(changed, -LIMIT), LIMIT).astype(np.float32)
 
 
-def filtered(scores: Floats, params: SamplingParams, vocab: int, total: float, heat: float) -> Doubles | None:
+def filtered(
+    scores: Floats | list[float], params: SamplingParams, vocab: int, total: float, heat: float
+) -> Doubles | list[float] | None:
     """What top-k, top-p and min-p leave of the likeliest tokens, as the cumulative sum of their weights.
 
     scores: [N], falling, N > 0; no other token of the `vocab` has more. total: of the weights of all tokens, relative
     to the first; NaN if unknown. None where other tokens, or the total, are needed.
     """
     limited = 0 < params.top_k < vocab
-    complete = scores.size >= (params.top_k if limited else vocab)
+    complete = len(scores) >= (params.top_k if limited else vocab)
     if not complete and params.top_p == 1.0 and params.min_p == 0.0:
         return None
     scores = scores[: params.top_k] if limited else scores
-    peak, kept = float(scores[0]), scores.size
-    edges = weigh(scores, peak, heat).cumsum(dtype=np.float64)
+    peak, kept = float(scores[0]), len(scores)
+    edges = running_sums(scores, peak, heat)
     if params.top_p < 1.0:
         if complete:
             total = float(edges[-1])
         elif limited or math.isnan(total):
             return None
-        reached = int(edges.searchsorted(params.top_p * total))
+        reached = bisect_left(edges, params.top_p * total)
         if reached < kept:
             kept, complete = reached + 1, True
     if params.min_p > 0.0:
-        likely = int(np.count_nonzero(scores >= np.float64(peak + depth(params.min_p, heat))))
-        complete = complete or likely < scores.size
+        likely = bisect_right(scores, -(peak + depth(params.min_p, heat)), key=neg)  # they fall
+        complete = complete or likely < len(scores)
         kept = min(kept, likely)
     return edges[:kept] if complete else None
 
@@ -221,9 +243,17 @@ def limits(peaks: Floats, top_k: int) -> list[float]:
     return [float(falling[rank]) for rank in ranks if rank < peaks.size] + [-math.inf]
 
 
-def draw(edges: Doubles, point: float) -> int:
+def draw(edges: Sequence[float] | Doubles, point: float) -> int:
     """The place in which `point`, from 0 to below 1, falls; edges: where each one ends, in other units."""
-    return min(int(edges.searchsorted(point * edges[-1], side="right")), edges.size - 1)
+    return min(bisect_right(edges, point * edges[-1]), len(edges) - 1)
+
+
+def running_sums(scores: Floats | list[float], peak: float, heat: float) -> Doubles | list[float]:
+    """The cumulative sums of the weights."""
+    if isinstance(scores, list):
+        return list(accumulate(math.exp(max((score - peak) * heat, LOWEST)) for score in scores))
+    sums: Doubles = weigh(scores, peak, heat).cumsum(dtype=np.float64)
+    return sums
 
 
 def weigh(scores: NDArray[np.floating], peak: float, heat: float) -> Floats:

@@ -16,7 +16,7 @@ from .layout import PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
 from .matmul_panel import ROWS as TILE_ROWS
 from .matmul_panel import panel_kernel
 from .ops import field
-from .plain_kinds import SIZES, Kind, chunks, put_sums
+from .plain_kinds import REGISTER, SIZES, Kind, chunks, put_sums
 from .simd.words import ISA, f32xn, i64, jit, unrolled, zeros
 
 ROW_FIELDS = (
@@ -25,6 +25,9 @@ ROW_FIELDS = (
 ROWS = 4  # in a register tile
 WIDTHS = tuple(dict.fromkeys((ISA.plain_tokens, ISA.plain_tokens // 2, 1)))  # tokens in one
 SHARE_BYTES = 256 << 10  # of weights that a thread takes at once, when they are read in place
+SUMS = 64  # chunks of a single token's columns whose sums are kept at once, in four registers each of at most 64 bytes
+SUMS_BYTES = SUMS * ROWS * 64  # of a thread's scratch; a single token's packed x lies behind them
+STREAMS = 1 not in ISA.fetching  # a single token's rows are best read one after the other
 X_BYTES = 24 << 10  # of all tokens' columns that stay in L1 while the rows pass
 
 
@@ -111,6 +114,83 @@ def rows_kernel(kind: Kind, tokens: int) -> Callable:
     return run
 
 
+def streaming_kernel(kind: Kind) -> Callable:
+    """The same for a single token, whose x is `packed`, one row after the other: memory is read in one stream.
+
+    The sums of each row's chunks, before those over the lanes, lie in `sums` until all four rows have them.
+    """
+    size, step, wide = kind.size, kind.columns, 64 // kind.size
+    x_size = kind.size if kind.pairs else 4
+
+    def packed(isa: Any, x: Any, i: int) -> Any:
+        return (isa.load_pairs if kind.pairs else partial(kind.x, isa))(x, i * step * x_size)
+
+    def steps(isa: Any, total: list, x: Any, w: Any) -> Sequence:
+        for i in range(wide // step):
+            total[0] = kind.multiply(isa, packed(isa, x, i), kind.weights(isa, w, i * step * size), total[0])
+        return total
+
+    def left(isa: Any, total: list, x: Any, w: Any, n: Any) -> Sequence:
+        return [kind.multiply(isa, packed(isa, x, 0), kind.weights(isa, w, 0, n), total[0])]
+
+    def keep(isa: Any, total: list, to: Any) -> Sequence:
+        isa.store(to, 0, total[0])
+        return total
+
+    def kept(isa: Any, total: list, at: Any) -> Sequence:
+        return [isa.load(at, r * REGISTER, total[r].type) for r in range(ROWS)]
+
+    zero, empty, store = zeros(1, f32xn), zeros(ROWS, f32xn), add_sums(1)
+    whole, ragged = (unrolled(body, 1, *[i64] * n, register=f32xn) for body, n in ((steps, 2), (left, 3)))
+    put, get = (unrolled(body, n, i64, register=f32xn) for body, n in ((keep, 1), (kept, ROWS)))
+
+    @jit
+    def run(x, w, ldw, columns, chunk, y, bias, accumulate, sums):
+        for r in range(ROWS):
+            to = sums + r * REGISTER
+            for k in range(0, columns, chunk):
+                n = min(chunk, columns - k)
+                total, xk, wk = zero(), x + k * x_size, w + r * ldw + k * size
+                for _ in range(n // wide):
+                    total = whole(total, xk, wk)
+                    xk += wide * x_size
+                    wk += wide * size
+                for some in range(n % wide, 0, -step):
+                    total = ragged(total, xk, wk, some)
+                    xk += step * x_size
+                    wk += step * size
+                put(total, to)
+                to += ROWS * REGISTER
+        for _ in range(0, columns, chunk):
+            store(get(empty(), sums), y, 0, bias, accumulate)
+            sums += ROWS * REGISTER
+            bias, accumulate = 0, 1
+
+    return run
+
+
+def pack_kernel(kind: Kind) -> Callable:
+    """A single token's x as `streaming_kernel` reads it: pairs are made once, in `packed`, and not for each row."""
+
+    def one(isa: Any, total: list, x: Any, to: Any) -> Sequence:
+        isa.store(to, 0, kind.x(isa, x))
+        return total
+
+    zero, pair, step = zeros(1, f32xn), unrolled(one, 1, i64, i64, register=f32xn), kind.columns
+
+    @jit
+    def pack(x, columns, packed):
+        for k in range(0, columns, step):
+            pair(zero(), x + k * 4, packed + k * 2)
+        return packed
+
+    @jit
+    def same(x, columns, packed):
+        return x
+
+    return pack if kind.pairs else same
+
+
 def strips(kind: Kind, widths: Sequence[int] = WIDTHS) -> Callable:
     """All tokens and four rows where they lie, the widest tiles first."""
     tokens, here = widths[0], rows_kernel(kind, widths[0])
@@ -135,9 +215,10 @@ def strips(kind: Kind, widths: Sequence[int] = WIDTHS) -> Callable:
 
 
 def in_place_kernel(kind: Kind) -> Callable:
-    """All tokens and some rows where they lie.  `following`: the row that comes after these; `sums`: room for four
-    sums of each token."""
+    """All tokens and some rows where they lie.  `following`: the row that comes after these; `sums`: the thread's
+    scratch."""
     size, chunk_of, four = kind.size, chunks(kind), strips(kind)
+    stream, pack = streaming_kernel(kind), pack_kernel(kind)
 
     @jit
     def fours(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following):
@@ -150,6 +231,18 @@ def in_place_kernel(kind: Kind) -> Callable:
                 ahead = (ROWS if r + ROWS < rows else following - r) * ldw
                 four(0, tokens, x + k * 4, ldx, w + r * ldw + k * size, ldw, n, chunk, y + r * 4, ldy,
                      bias + r * 4 if bias != 0 else 0, accumulate, ahead)  # fmt: skip
+            bias, accumulate = 0, 1
+
+    @jit
+    def fours_of_one(x, w, columns, y, bias, accumulate, rows, sums):
+        """Rows four by four for a single token."""
+        ldw, chunk = columns * size, chunk_of(columns)
+        for k in range(0, columns, SUMS * chunk):
+            n = min(SUMS * chunk, columns - k)
+            packed = pack(x + k * 4, n, sums + SUMS_BYTES)
+            for r in range(0, rows, ROWS):
+                stream(packed, w + r * ldw + k * size, ldw, n, chunk, y + r * 4, bias + r * 4 if bias != 0 else 0,
+                       accumulate, sums)  # fmt: skip
             bias, accumulate = 0, 1
 
     @jit
@@ -166,7 +259,10 @@ def in_place_kernel(kind: Kind) -> Callable:
     @jit
     def run(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, rows, following, sums):
         whole = rows // ROWS * ROWS
-        fours(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, whole, following)
+        if tokens == 1 and STREAMS:
+            fours_of_one(x, w, columns, y, bias, accumulate, whole, sums)
+        else:
+            fours(tokens, x, ldx, w, columns, y, ldy, bias, accumulate, whole, following)
         if whole < rows:
             ones(tokens, x, ldx, w + whole * columns * size, columns, y + whole * 4, ldy,
                  bias + whole * 4 if bias != 0 else 0, accumulate, rows - whole, sums)  # fmt: skip

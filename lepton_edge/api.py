@@ -214,25 +214,15 @@ class Model(Tasks):
             ContextLengthError: the prompt is longer than the context; nothing is ever cut off.
             Cancelled: `cancel` was called.
         """
+        options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                                       min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop)  # fmt: skip
         if self._spec.encoder is not None:
-            from lepton_edge.tasks.translate import write
+            from lepton_edge.tasks.translate import writing
 
-            return write(self, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                         min_p=min_p, repeat_penalty=repeat_penalty, seed=seed)  # fmt: skip
-        pieces = list(
-            self.stream(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repeat_penalty=repeat_penalty,
-                seed=seed,
-                stop=stop,
-                adapter=adapter,
-            )
-        )
+            self._shared.begin(adapter=adapter)  # no name is known to these models
+            work = writing(self, **options)
+            return work.run([work.prepare(prompt)])[0]
+        pieces = list(self.stream(prompt, adapter=adapter, **options))
         if pieces[-1].finish_reason == "cancelled":
             raise Cancelled("the request was cancelled")
         return "".join(piece.text for piece in pieces)
@@ -254,20 +244,18 @@ class Model(Tasks):
         """As `generate`, but one `Piece` for each token, as soon as it is there; the last one has a finish_reason.
 
         After `cancel` the last piece says 'cancelled'. A stream that is not read to its end is freed when it is closed
-        or garbage collected. Arguments are checked at once, before the first piece is asked for.
+        or garbage collected. Arguments are checked at once, before the first piece is asked for. Encoder-decoders whose
+        folder asks for several beams are refused: `stream_translate` and `stream_summarize` take beams=1.
         """
+        options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                                       min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop)  # fmt: skip
+        if self._spec.encoder is not None:
+            from lepton_edge.tasks.translate import writing
+
+            return writing(self, **options).stream(prompt, adapter)
         self._need_text()
         sequence = self._shared.begin(adapter=adapter)
-        params = self._defaults.given(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-        )
+        params = self._defaults.given(**options)
         return stream(sequence, self.tokenizer, self._prompt(prompt), params)
 
     def chat(
@@ -492,12 +480,12 @@ class Model(Tasks):
     def _need_text(self) -> None:
         if self._spec.encoder is not None:
             raise RequestError(
-                f"{self._spec.family} models answer a source; use generate, translate or summarize, or engine.remember"
+                f"{self._spec.family} models answer a source; use generate, stream, translate or summarize, or "
+                "engine.remember"
             )
         if not self._spec.causal:
-            raise RequestError(
-                f"{self._spec.family} models write no text; use run, or a task such as embed or classify"
-            )
+            use = "transcribe or stream_transcribe" if self._spec.target else "run, or a task such as embed or classify"
+            raise RequestError(f"{self._spec.family} models write no text; use {use}")
 
 
 LeptonModel = Model

@@ -1,6 +1,7 @@
 """Continue a text.
 
-The prompt and its continuation are written to stdout as they come, so that a story reads as one.
+The prompt and its continuation are written to stdout as they come, so that a story reads as one; of an encoder-decoder,
+which continues nothing, the answer alone.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dic
     """Runs the request, showing it as it goes unless JSON is asked for; returns what --json prints."""
     sampling = given(arguments, SAMPLING)
     show = not arguments.json
-    if show and not arguments.no_display_prompt:
+    if show and not arguments.no_display_prompt and model.spec.encoder is None:
         print(prompt, end="", flush=True)
     texts: list[str] = []
     tokens: list[int] = []

@@ -23,10 +23,14 @@ Row = Mapping[str, Any]
 Done = Callable[[int, int], None]
 
 
-def add_task_options(parser: argparse.ArgumentParser, model: str, required: bool = True) -> None:
-    """-m, -o and the engine's options.  model: what the help says of -m."""
+def add_task_options(parser: argparse.ArgumentParser, model: str, required: bool = True, alone: bool = False) -> None:
+    """-m, -o and the engine's options.  model: what the help says of -m.
+
+    alone: whether the answer to one text is no table, unless it is asked for: then `output` is None.
+    """
     parser.add_argument("-m", "--model", metavar="MODEL", required=required, help=model)
-    parser.add_argument("-o", "--output", choices=OUTPUTS, default="table", help="json: one object a line")
+    default = "json: one object a line; default: table" + (", or of one text the answer alone" if alone else "")
+    parser.add_argument("-o", "--output", choices=OUTPUTS, default=None if alone else "table", help=default)
     add_engine_options(parser)
 
 

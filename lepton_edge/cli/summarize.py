@@ -9,7 +9,7 @@ from lepton_edge.cli.translate import add_writing_options, write_texts
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The texts."""
     add_text_options(parser)
-    add_task_options(parser, "a model folder")
+    add_task_options(parser, "a model folder", alone=True)
     add_writing_options(parser)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
@@ -15,11 +15,13 @@ from lepton_edge.generate.params import SamplingParams
 from lepton_edge.generate.rules import Rules
 
 if TYPE_CHECKING:
+    from lepton_edge.generate.shared import Sequence as Turn
     from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.generate.stream import Followed
     from lepton_edge.runtime import Engine
     from lepton_edge.runtime.pair import PairEngine
 
-__all__ = ["beam_search", "sample"]
+__all__ = ["beam_search", "follow", "sample"]
 
 Ids = NDArray[np.int32]
 SLOTS = 96  # sequences of a group of sources at once: less than half of the engine's, so that others have some
@@ -58,8 +60,26 @@ def sample(
     return found
 
 
+def follow(
+    turn: Turn, source: Ids, prompt: list[int], rules: Rules, params: SamplingParams, random: np.random.Generator
+) -> Followed:
+    """The tokens after one source, as they come: the likeliest ones, or with a temperature what `sample` draws.
+
+    Each with its log-probability before the rules and the temperature.  turn: a new one, which is closed at the end.
+    """
+    search = _Draw(rules, prompt, params, random) if params.temperature > 0 else _Greedy(rules, prompt)
+    search.weigh = True
+    for _ in _steps(turn, [source], [search]):
+        yield search.running[0][-1], search.logprob
+
+
 class _Greedy:
-    """One text, of the likeliest tokens."""
+    """One text, of the likeliest tokens.
+
+    weigh: whether `logprob` is to be the model's of the last token.
+    """
+
+    weigh, logprob = False, 0.0
 
     def __init__(self, rules: Rules, prompt: list[int]) -> None:
         self.rules, self.prompt, self.running, self.open = rules, prompt, [list(prompt)], True
@@ -67,8 +87,11 @@ class _Greedy:
     def advance(self, logits: NDArray[np.float32]) -> list[int]:
         """Take the step whose logits are [1, V]; -> [0]."""
         scores = logits[0]
+        logs = log_softmax(logits)[0] if self.weigh else None  # before the rules change the scores
         self.rules.apply(self.running[0], scores)
         token = self.choose(scores)
+        if logs is not None:
+            self.logprob = float(logs[token])
         self.running[0].append(token)
         self.open = token not in self.rules.ends and len(self.running[0]) - len(self.prompt) < self.rules.most
         return [0]
@@ -103,13 +126,20 @@ class _Draw(_Greedy):
 
 def _run(shared: SharedEngine, sources: Sequence[Ids], searches: Sequence[_Greedy | Beams]) -> None:
     """Advance the searches, one for each source, until none is open."""
-    held: list[int] = []
-    with closing(shared.begin(adapter=None)) as turn:
+    for _ in _steps(shared.begin(adapter=None), sources, searches):
+        pass
+
+
+def _steps(turn: Turn, sources: Sequence[Ids], searches: Sequence[_Greedy | Beams]) -> Generator[None, None, None]:
+    """As `_run`, giving way after each step."""
+    shared, held = turn.shared, list[int]()
+    with closing(turn):
         try:
             lanes = _Lanes(sources, searches, held)
             shared.step(turn, lanes.begin)
             while lanes.open:
                 shared.step(turn, lanes.advance)
+                yield
         finally:
             for slot in held:
                 shared.free_slot(slot)

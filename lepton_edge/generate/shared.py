@@ -52,7 +52,7 @@ class SharedEngine:
         self._sequences: weakref.WeakSet[Sequence] = weakref.WeakSet()
         self._stepping: Sequence | None = None
         self._stepper = 0  # the thread inside a forward call, as get_ident() names it
-        self._ended: list[int] = []  # slots to free
+        self._ended: list[tuple[Engine, int]] = []  # slots to free
         self._kept = KeptSequences(engine.context)
         self._plans: dict[str, Plan] = {}  # by the names of adapters
         self._chosen: str | None = None
@@ -200,16 +200,20 @@ class SharedEngine:
             for dropped in [slot] if gone else self._kept.put(slot, tokens, plan):
                 self.free_slot(dropped)
 
-    def free_slot(self, slot: int) -> None:
-        """Give a slot back: now, or at the end of the step that the garbage collector interrupted to come here."""
+    def free_slot(self, slot: int, engine: Engine | None = None) -> None:
+        """Give a slot back: now, or at the end of the step that the garbage collector interrupted to come here.
+
+        engine: that has the slot, a part of this one; None: this one.
+        """
         with self._turn:
-            self._ended.append(slot)
+            self._ended.append((engine or self.engine, slot))
             if self._stepping is None:
                 self._free()
 
     def _free(self) -> None:
         while self._ended and not self._closed:
-            self.engine.close_slot(self._ended.pop())
+            engine, slot = self._ended.pop()
+            engine.close_slot(slot)
 
 
 class Sequence:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the stop string that a `StopFinder` finds in it, or all of it."""
+    finder = StopFinder(stops)
+    return finder.push(text)[0] + finder.flush()
+
+
 class StopFinder:
     """Passes a text on, up to the stop string that is complete first (of two, the one that began first).
 

@@ -1,8 +1,8 @@
-"""The loop of a request: prompt in chunks, then token after token, out come pieces of text."""
+"""The loop of a request: token after token, out come pieces of text; and a decoder's: its prompt in chunks before."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Container, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +24,7 @@ PREFIX = 64  # tokens of a prompt that may shape the text after it
 NOTHING = np.empty(0, np.int32)
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Followed = Generator[tuple[int, float], None, None]  # tokens and their log-probabilities; Cancelled after a `cancel`
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,49 @@ def stream(
         ends: tokens that end the text, besides the tokenizer's own.
         shown: special tokens whose text is not left out.
     """
-    engine = sequence.shared.engine
     # The last token need not be fed, so it has no position in the cache.
-    limit = min(params.max_tokens, engine.context - prompt.size + 1)
-    text = _Text(tokenizer.stream(prompt[-PREFIX:], shown), StopFinder(params.stop))
-    last_tokens = tokenizer.eos_ids.union(ends)
+    limit = min(params.max_tokens, sequence.shared.engine.context - prompt.size + 1)
+    detokenizer = tokenizer.stream(prompt[-PREFIX:], shown)
+    return pieces(_follow(sequence, prompt, params), detokenizer, params.stop, tokenizer.eos_ids.union(ends), limit)
+
+
+def _follow(sequence: Sequence, prompt: NDArray[np.int32], params: SamplingParams) -> Followed:
+    """Tokens after a prompt, without end."""
+    engine = sequence.shared.engine
     with closing(sequence):
+        sequence.open(prompt)
+        sampler = Sampler(params, prompt, engine.vocab)
+        *parts, tokens = _chunks(prompt[sequence.length :], engine.max_batch)
+        for part in parts:
+            sequence.feed(part, NOTHING)
+        while True:
+            token, logprob = sequence.follow(tokens, sampler)
+            yield token, logprob
+            tokens = np.array([token], np.int32)
+
+
+def pieces(
+    tokens: Followed, detokenizer: Detokenizer, stop: tuple[str, ...], ends: Container[int], limit: int
+) -> Generator[Piece, None, None]:
+    """One piece for each token, up to a token of `ends`, a stop string, or the `limit`th token, or a `cancel`.
+
+    tokens: is closed at the end.
+    """
+    text = _Text(detokenizer, StopFinder(stop))
+    with closing(tokens):
         try:
-            sequence.open(prompt)
-            sampler = Sampler(params, prompt, engine.vocab)
-            *parts, tokens = _chunks(prompt[sequence.length :], engine.max_batch)
-            for part in parts:
-                sequence.feed(part, NOTHING)
-            for count in range(1, limit + 1):
-                token, logprob = sequence.follow(tokens, sampler)
+            for count, (token, logprob) in enumerate(tokens, 1):
                 reason: FinishReason | None = "length" if count == limit else None
-                if token in last_tokens:
+                if token in ends:
                     certain, reason = text.end()[0], "stop"
                 else:
                     certain, stopped = text.push(token, last=count == limit)
                     reason = "stop" if stopped else reason
+                if reason is not None:
+                    tokens.close()  # who has the last piece may never ask for another
                 yield Piece(certain, token, logprob, reason)
                 if reason is not None:
                     return
-                tokens = np.array([token], np.int32)
         except Cancelled:
             yield Piece(text.end()[0], None, None, "cancelled")
 

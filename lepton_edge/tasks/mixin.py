@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lepton_edge.checkpoint import Checkpoint
     from lepton_edge.generate.params import SamplingParams
     from lepton_edge.generate.shared import SharedEngine
+    from lepton_edge.generate.stream import Piece
     from lepton_edge.models.spec import ModelSpec
     from lepton_edge.runtime.trace import Trace
     from lepton_edge.tasks.answer_fields import Answers
@@ -329,24 +330,58 @@ class Tasks:
             ContextLengthError: a text is longer than the context.
             Cancelled: `cancel` was called.
         """
-        from lepton_edge.tasks.translate import translate
+        from lepton_edge.tasks.translate import translation
 
-        return translate(self, texts, source, target, batch_size, errors, progress, **options)
+        return translation(self, source, target, **options).answers(texts, batch_size, errors, progress)
+
+    def stream_translate(
+        self, text: Any, source: str | None = None, target: str | None = None, **options: Any
+    ) -> Generator[Piece, None, None]:
+        """As `translate` of one text, but one `Piece` for each token, as soon as it is there: see `Model.stream`.
+
+        Of several beams only the end shows which one it will be, a RequestError: where the folder asks for some
+        (`Model.beams`), say beams=1.
+        """
+        from lepton_edge.tasks.translate import translation
+
+        return translation(self, source, target, **options).stream(text)
 
     def summarize(
         self, texts: Any, *, batch_size: int = 32, errors: str = "raise", progress: Progress | None = None,
         **options: Any,
     ) -> Any:  # fmt: skip
         """The summary of each text; T5 is told to with its folder's prefix.  options and errors: as of `translate`."""
-        from lepton_edge.tasks.translate import summarize
+        from lepton_edge.tasks.translate import summary
 
-        return summarize(self, texts, batch_size, errors, progress, **options)
+        return summary(self, **options).answers(texts, batch_size, errors, progress)
+
+    def stream_summarize(self, text: Any, **options: Any) -> Generator[Piece, None, None]:
+        """As `summarize` of one text, in pieces, as of `stream_translate`."""
+        from lepton_edge.tasks.translate import summary
+
+        return summary(self, **options).stream(text)
+
+    @property
+    def beams(self) -> int:
+        """Texts that an encoder-decoder follows at a time, unless told otherwise, as its folder says.
+
+        1: one, of the likeliest token each time or of drawn ones.  Raises RequestError for another model.
+        """
+        from lepton_edge.tasks.translate import folder_beams
+
+        return folder_beams(self)
 
     def transcribe(self, texts: Any, *, max_tokens: int | None = None, errors: str = "raise") -> list[Any]:
         """What a recurrent encoder-decoder writes for each text, such as the sounds of a word: names of its tokens."""
         from lepton_edge.tasks.transcribe import transcribe
 
         return transcribe(self, texts, max_tokens=max_tokens, errors=errors)
+
+    def stream_transcribe(self, text: str, *, max_tokens: int | None = None) -> Generator[Piece, None, None]:
+        """As `transcribe` of one text, but one `Piece` for each name, as soon as it is there; its text is the name."""
+        from lepton_edge.tasks.transcribe import stream_transcribe
+
+        return stream_transcribe(self, text, max_tokens)
 
     def trace(self, text: Any, target: Any = None, *, hidden_states: bool = False, attentions: bool = False) -> Trace:
         """What a model makes of a text on the way: `hidden_states` and `attentions`, as transformers gives them.

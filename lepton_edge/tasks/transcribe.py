@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +11,13 @@ import numpy as np
 from lepton_edge.errors import LeptonError, RequestError
 from lepton_edge.generate.ids import token_ids
 from lepton_edge.generate.params import whole
-from lepton_edge.generate.transduce import transduce
+from lepton_edge.generate.stream import Piece, pieces
+from lepton_edge.generate.transduce import follow, need_target, transduce
 
 if TYPE_CHECKING:
     from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["transcribe"]
+__all__ = ["stream_transcribe", "transcribe"]
 
 
 def transcribe(
@@ -56,6 +57,28 @@ def transcribe(
     for i, tokens in zip(ready, transduce(model._shared, list(ready.values()), most), strict=True):
         found[i] = [_name(model, token) for token in tokens]
     return found[0] if one else found  # type: ignore[no-any-return]
+
+
+def stream_transcribe(model: Tasks, text: str, max_tokens: int | None = None) -> Generator[Piece, None, None]:
+    """As `transcribe` of one text: a piece for each name, as soon as it is there; the end token's has no text."""
+    target = need_target(model._shared.engine)
+    most = target.most if max_tokens is None else whole("max_tokens", max_tokens, 1)
+    turn = model._shared.begin(adapter=None)
+    tokens = follow(turn, _ids(model, "the text", text), most)
+    return pieces(tokens, _Names(model), (), {target.end}, most)
+
+
+class _Names:
+    """A detokenizer that gives names."""
+
+    def __init__(self, model: Tasks) -> None:
+        self._model = model
+
+    def push(self, token_id: int) -> str:
+        return _name(self._model, token_id)
+
+    def flush(self) -> str:
+        return ""
 
 
 def _ids(model: Tasks, name: str, text: Any) -> np.ndarray[Any, np.dtype[np.int32]]:

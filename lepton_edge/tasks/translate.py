@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 from lepton_edge.errors import RequestError
 from lepton_edge.generate.ids import token_ids
 from lepton_edge.generate.params import MAX_TOKENS, SamplingParams, real, whole
+from lepton_edge.generate.shared import Use
+from lepton_edge.generate.stopping import cut
+from lepton_edge.generate.stream import Followed, Piece, pieces
 from lepton_edge.tasks.rows import answer_rows
 from lepton_edge.tasks.texts import EMPTY
+from lepton_edge.text.detokenizer import StrippedDetokenizer
 
 if TYPE_CHECKING:
     from lepton_edge.generate.rules import Rules
+    from lepton_edge.generate.shared import Sequence as Turn
     from lepton_edge.models.fields import Fields
     from lepton_edge.models.spec import ModelSpec
     from lepton_edge.tasks.mixin import Tasks
 
-__all__ = ["start_token", "summarize", "translate", "with_language", "write", "writing"]
+__all__ = ["folder_beams", "start_token", "summary", "translation", "with_language", "writing"]
 
 LANGUAGE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}")  # M2M100, mBART, NLLB
 MAX_BEAMS = 32
@@ -33,33 +38,27 @@ MAX_PENALTY = 5.0  # MAX_LENGTH to this power is a float32
 Ids = NDArray[np.int32]
 
 
-def translate(
-    model: Tasks, texts: Any, source: str | None, target: str | None, batch_size: int, errors: str, progress: Any,
-    **options: Any,
-) -> Any:  # fmt: skip
-    """See `Tasks.translate`; options: of `writing`."""
+def translation(model: Tasks, source: str | None, target: str | None, **options: Any) -> Writing:
+    """How `Tasks.translate` writes; options: of `writing`."""
     if need_pair(model).family == "t5":
         if (source is None) != (target is None):
             raise RequestError("T5 is told both languages, or none; expected source and target, such as 'English'")
         prefix = f"translate {source} to {target}: " if source is not None else ""
-        work = writing(model, prefix=prefix, **options)
-    else:
-        first = None if target is None else _language(model, "target", target)
-        given = None if source is None else _language(model, "source", source)
-        work = writing(model, language=given, forced_first=first, **options)
-    return answer_rows(work, texts, batch_size=batch_size, errors=errors, progress=progress)
+        return writing(model, prefix=prefix, **options)
+    first = None if target is None else _language(model, "target", target)
+    given = None if source is None else _language(model, "source", source)
+    return writing(model, language=given, forced_first=first, **options)
 
 
-def summarize(model: Tasks, texts: Any, batch_size: int, errors: str, progress: Any, **options: Any) -> Any:
-    """See `Tasks.summarize`; options: of `writing`."""
+def summary(model: Tasks, **options: Any) -> Writing:
+    """How `Tasks.summarize` writes; options: of `writing`."""
     need_pair(model)
     told = model._checkpoint.config.get("task_specific_params")
     task = told.get("summarization") if isinstance(told, Mapping) else None
     prefix = task.get("prefix", "") if isinstance(task, Mapping) else ""
     if not isinstance(prefix, str):
         raise _fields(model).error("task_specific_params", "a text as the prefix of summarization")
-    work = writing(model, prefix=prefix, **options)
-    return answer_rows(work, texts, batch_size=batch_size, errors=errors, progress=progress)
+    return writing(model, prefix=prefix, **options)
 
 
 def need_pair(model: Tasks) -> ModelSpec:
@@ -73,13 +72,35 @@ def need_pair(model: Tasks) -> ModelSpec:
 class Writing:
     """`rows.Work`: what an encoder-decoder writes after each source, a text or token ids.
 
-    prefix, language: before each text, or in its language's place.  search: what `run` does with the sources.
+    prefix, language: before each text, or in its language's place.  rules, stop: where a text ends.  beams: texts that
+    are followed at a time.  search: what `run` does with the sources; follow: what `stream` does with one.
     """
 
     model: Tasks
     prefix: str
     language: int | None
+    rules: Rules
+    stop: tuple[str, ...]
+    beams: int
     search: Callable[[Sequence[Ids]], list[list[int]]]
+    follow: Callable[[Turn, Ids], Followed]
+
+    def answers(self, texts: Any, batch_size: int, errors: str, progress: Any) -> Any:
+        """Of one, a list, or an iterable, as of `answer_rows`."""
+        return answer_rows(self, texts, batch_size=batch_size, errors=errors, progress=progress)
+
+    def stream(self, row: Any, adapter: str | Use | None = None) -> Generator[Piece, None, None]:
+        """The answer in pieces, which are those of `Model.stream`.  RequestError for what is wrong, at once."""
+        if self.beams > 1:
+            raise RequestError(
+                f"{self.beams} beams (of num_beams in the model's folder, unless asked for): which one it will be is "
+                "known at the end only; use stream_translate or stream_summarize with beams=1, or, for the whole text, "
+                "generate, translate or summarize"
+            )
+        turn = self.model._shared.begin(adapter=adapter)
+        tokens = self.follow(turn, self.prepare(row))
+        text = StrippedDetokenizer(self.model.tokenizer.stream())
+        return pieces(tokens, text, self.stop, self.rules.ends, self.rules.most)
 
     def prepare(self, row: Any) -> Ids:
         model, encoder = self.model, self.model.spec.encoder
@@ -93,13 +114,7 @@ class Writing:
         return token_ids("the text", row, encoder.vocab, model._shared.engine.context)
 
     def run(self, ready: Sequence[Ids]) -> list[str]:
-        return [self.model.tokenizer.decode(row).strip() for row in self.search(ready)]
-
-
-def write(model: Tasks, source: str | Sequence[Any] | NDArray[Any], **options: Any) -> str:
-    """What an encoder-decoder writes after a source, a text or token ids.  options: of `writing`."""
-    work = writing(model, **options)
-    return work.run([work.prepare(source)])[0]
+        return [cut(self.model.tokenizer.decode(row).strip(), self.stop) for row in self.search(ready)]
 
 
 def writing(
@@ -116,17 +131,17 @@ def writing(
         beams: texts that are followed at a time; 1: the likeliest token each time.
         max_tokens: new tokens, at most.
         forced_first: the id that a text begins with, such as that of its language.
-        temperature: above 0: texts are drawn; then there are no beams.  sampling: top_k, top_p, min_p, repeat_penalty
-            and seed, see `SamplingParams`.
+        temperature: above 0: texts are drawn; then there are no beams.  sampling: top_k, top_p, min_p, repeat_penalty,
+            seed and stop, see `SamplingParams`.
     Raises:
         RequestError: an argument is wrong, or the model is no encoder-decoder.
         ConfigError: the folder's files are wrong.
     """
-    from lepton_edge.generate.pairs import beam_search, sample
+    from lepton_edge.generate.pairs import beam_search, follow, sample
 
     need_pair(model)
     fields = _fields(model)
-    count = fields.integer("num_beams", 1, MAX_BEAMS, default=1) if beams is None else whole("beams", beams, 1)
+    count = _num_beams(fields) if beams is None else whole("beams", beams, 1)
     if count > MAX_BEAMS:
         raise RequestError(f"beams={count}: expected at most {MAX_BEAMS}")
     params = model.defaults.given(temperature=temperature, **sampling)
@@ -134,17 +149,22 @@ def writing(
         max_tokens = whole("max_tokens", max_tokens, 1)
     rules = _rules(model, fields, max_tokens, forced_first, no_repeat_ngram_size, params)
     shared, prompt = model._shared, [start_token(model)]
-    if params.temperature > 0:
-        random = np.random.Generator(np.random.PCG64(params.seed))
-        return Writing(model, prefix, language, lambda rows: sample(shared, rows, prompt, rules, params, random))
+    random = np.random.Generator(np.random.PCG64(params.seed))
     penalty = (
         fields.number("length_penalty", -MAX_PENALTY, MAX_PENALTY, default=1.0) if length_penalty is None
         else real("length_penalty", length_penalty, -MAX_PENALTY, MAX_PENALTY)
     )  # fmt: skip
     early = _early(fields)
+
+    def search(sources: Sequence[Ids]) -> list[list[int]]:
+        if params.temperature > 0:
+            return sample(shared, sources, prompt, rules, params, random)
+        return beam_search(shared, sources, prompt, rules, count, penalty, early)
+
     return Writing(
-        model, prefix, language, lambda rows: beam_search(shared, rows, prompt, rules, count, penalty, early)
-    )
+        model, prefix, language, rules, params.stop, 1 if params.temperature > 0 else count, search,
+        lambda turn, source: follow(turn, source, prompt, rules, params, random),
+    )  # fmt: skip
 
 
 def _fields(model: Tasks) -> Fields:
@@ -153,6 +173,16 @@ def _fields(model: Tasks) -> Fields:
 
     where = str(model.folder / "generation_config.json")
     return Fields({**model._checkpoint.config, **model._checkpoint.generation_config}, where)
+
+
+def folder_beams(model: Tasks) -> int:
+    """See `Tasks.beams`."""
+    need_pair(model)
+    return _num_beams(_fields(model)) if model.defaults.temperature == 0 else 1
+
+
+def _num_beams(fields: Fields) -> int:
+    return fields.integer("num_beams", 1, MAX_BEAMS, default=1)
 
 
 def start_token(model: Tasks) -> int:

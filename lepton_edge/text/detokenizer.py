@@ -255,6 +255,27 @@ class PipelineDetokenizer:
         return "".join(pieces)
 
 
+class StrippedDetokenizer:
+    """Another one's text without white space at its ends: what may be the end is held back."""
+
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self._detokenizer = detokenizer
+        self._begun = False
+        self._held = ""
+
+    def push(self, token_id: int) -> str:
+        return self._strip(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        return self._strip(self._detokenizer.flush())
+
+    def _strip(self, text: str) -> str:
+        text = self._held + (text if self._begun else text.lstrip())
+        found = text.rstrip()
+        self._begun, self._held = self._begun or bool(found), text[len(found) :]
+        return found
+
+
 class WholeDetokenizer:
     """For decoders whose text can change until the last token: all of it comes with `flush`.
 

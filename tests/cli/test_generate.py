@@ -18,6 +18,7 @@ class FakeModel:
         self.texts = texts
         self.asked: dict = {}
         self.closed = False
+        self.spec = SimpleNamespace(encoder=None)
         self.tokenizer = SimpleNamespace(encode=lambda text: text.split())
 
     def __enter__(self):

@@ -205,3 +205,38 @@ def test_writing_verbs(verb: str, column: str, tmp_path: Path, capsys: Any, monk
     assert [row[column] for row in rows] == [expected[0], "", expected[1]] and "the text is 3" in rows[1]["error"]
     table = run(capsys, verb, *options, "w5 w6", "w9").splitlines()
     assert table[0].split() == ["text", column] and len(table) == 4 and table[3].startswith("w9")
+    alone = run(capsys, verb, *options, "-o", "table", "w5 w6").splitlines()
+    assert [alone[0].split(), len(alone)] == [["text", column], 3]
+
+
+@pytest.mark.parametrize("verb", ["translate", "summarize"])
+def test_one_text_is_answered_as_it_comes(
+    verb: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Token by token; of several beams at the end.  What is wrong is one line."""
+    folder = folder_of(tmp_path / "model", "bart", num_beams=2)
+    with lepton_edge.load(folder) as model:
+        greedy, beams = (getattr(model, verb)("w5 w6", beams=n) for n in (1, 2))
+        assert greedy != beams and getattr(model, verb)("w5 w6") == beams
+        texts = [piece.text for piece in getattr(model, f"stream_{verb}")("w5 w6", beams=1)]
+    written: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda *texts, end="\n", **_: written.append(" ".join(texts) + end))
+    assert main([verb, "-m", str(folder), "--beams", "1", "w5 w6"]) == 0
+    assert written == [*texts, "\n"] and "".join(texts) == greedy and len(texts) > 2
+    monkeypatch.undo()
+    assert run(capsys, verb, "-m", folder, "w5 w6") == beams + "\n"
+    give(monkeypatch, b"w5 w6\n")
+    assert run(capsys, verb, "-m", folder, "--max-tokens", 2, "--beams", 1) == "".join(texts[:2]) + "\n"
+    for wrong, message in ((["w5 \udcff"], "surrogate"), (["--beams", "0", "w5"], "beams is 0")):
+        assert main([verb, "-m", str(folder), *wrong]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and message in captured.err and captured.err.count("\n") == 1
+
+
+def test_generate_writes_the_answer_of_an_encoder_decoder(tmp_path: Path, capsys: Any) -> None:
+    folder = folder_of(tmp_path / "model", "t5")
+    with lepton_edge.load(folder) as model:
+        expected = model.generate("w5 w6")
+    assert run(capsys, "generate", "-m", folder, "w5 w6") == expected + "\n"
+    found = json.loads(run(capsys, "generate", "-m", folder, "--json", "w5 w6"))
+    assert (found["text"], found["prompt_tokens"], found["finish_reason"]) == (expected, 3, "length")

@@ -9,7 +9,7 @@ from pair_folders import DE, EN, folder_of
 
 import lepton_edge
 from lepton_edge.errors import ConfigError, RequestError
-from lepton_edge.tasks.translate import with_language, write
+from lepton_edge.tasks.translate import with_language, writing
 
 
 @pytest.mark.parametrize("template", [False, True])
@@ -20,7 +20,7 @@ from lepton_edge.tasks.translate import with_language, write
 def test_languages(tmp_path, template, languages, codes) -> None:
     with lepton_edge.load(folder_of(tmp_path / "m", "m2m100", languages, template)) as model:
         found = model.translate("w5 w6", source=codes[1], target=codes[0])
-        assert found == write(model, [DE, 5, 6, 2], forced_first=EN)
+        assert [found] == writing(model, forced_first=EN).answers([[DE, 5, 6, 2]], 1, "raise", None)
         assert with_language(model, model.tokenizer.encode("w5 w6"), DE) == [DE, 5, 6, 2]
         assert with_language(model, [5, 6, 2, EN], DE) == [5, 6, 2, DE]
         assert found.startswith(languages[0])

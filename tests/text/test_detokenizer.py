@@ -8,7 +8,12 @@ import small_tokenizers
 import tokenizers
 
 from lepton_edge.text import Tokenizer
-from lepton_edge.text.detokenizer import PipelineDetokenizer, WholeDetokenizer, byte_of_character
+from lepton_edge.text.detokenizer import (
+    PipelineDetokenizer,
+    StrippedDetokenizer,
+    WholeDetokenizer,
+    byte_of_character,
+)
 
 STREAMS = 1000
 REAL = (
@@ -167,3 +172,27 @@ def test_the_byte_alphabet_is_the_package_s() -> None:
     assert sorted(table) == sorted(ByteLevel.alphabet())
     assert sorted(table.values()) == list(range(256))
     assert (table["A"], table["Ġ"], table["Ċ"]) == (65, 32, 10)
+
+
+class Said:
+    """A detokenizer that says what it is told to; token i is the i-th text, the last one comes with `flush`."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def push(self, token_id: int) -> str:
+        return self.texts[token_id]
+
+    def flush(self) -> str:
+        return self.texts[-1]
+
+
+@pytest.mark.parametrize(("texts", "expected"), [
+    (["  a", " b ", "\n", "c\t", " "], ["a", " b", "", " \nc", ""]),
+    ([" ", "\u3000", "x", "", "y  "], ["", "", "x", "", "y"]), ([" ", " "], ["", ""]), ([""], [""]),
+])  # fmt: skip
+def test_stripped(texts: list[str], expected: list[str]) -> None:
+    """White space is held back until something follows; what is at the ends never comes."""
+    stripped = StrippedDetokenizer(Said(texts))
+    found = [*map(stripped.push, range(len(texts) - 1)), stripped.flush()]
+    assert found == expected and "".join(found) == "".join(texts).strip()

@@ -32,6 +32,7 @@ def test_words_are_those_of_ctranslate2(folder) -> None:
         assert model.translate(WORDS, beams=4) == BEAMS
         assert model.translate(WORDS[0]) == model.generate(WORDS[0]) == GREEDY[0]
         assert model.generate(model.tokenizer.encode(WORDS[1])) == GREEDY[1]
+        assert "".join(piece.text for piece in model.stream(WORDS[0])) == GREEDY[0]
         assert model.translate([]) == []
         assert model.translate(WORDS[:2], max_tokens=3) == ["atz", "mah"]
         assert model.generate(WORDS[0], temperature=1.0, seed=4) == model.generate(WORDS[0], temperature=1.0, seed=4)
@@ -47,7 +48,8 @@ def test_wrong_requests(folder) -> None:
             (lambda: model.translate("a", beams=1000), "at most 32"),
             (lambda: model.translate(""), "the text is empty"),
             (lambda: model.logits([1, 2]), "answer a source"),
-            (lambda: next(model.stream("a")), "answer a source"),
+            (lambda: model.stream_chat([{"role": "user", "content": "a"}]), "answer a source"),
+            (lambda: model.stream_translate("a", beams=4), "4 beams"),
         ):
             with pytest.raises(RequestError, match=message):
                 call()

@@ -249,7 +249,9 @@ class Tasks:
     ) -> Any:
         """The words of a context that answer a question: {'score', 'start', 'end', 'answer'}, or top_k of them.
 
-        As the question-answering pipeline of transformers 4.
+        As the question-answering pipeline of transformers 4.57.  score: the probability that the answer begins where it
+        does, times that it ends there; of words that stand in several places, the sum.  In a piece that is 1 at most,
+        but a long context has several pieces, so that words which come again and again may score above 1.
 
         Args:
             question, context: two texts; or only dicts with 'question' and 'context': one, a list, or an iterator.

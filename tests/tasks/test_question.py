@@ -56,6 +56,18 @@ def test_a_context_without_a_token_has_no_answer(load: Any) -> None:
     assert load("answer").answer("who ?", "\0\0", top_k=2) == []
 
 
+def test_scores_are_probabilities_of_a_piece(load: Any) -> None:
+    """All answers of one piece come to 1 at most; what every piece repeats, to the sum over pieces."""
+    model, part, times = load("answer"), "the cat sat on the mat . the dog ran to london", 50
+    alone = model.answer("who ?", part, 5000, max_answer=40)
+    assert 0.1 < sum(item["score"] for item in alone) <= 1 + 1e-6
+    length = len(model.tokenizer.encode_pair("who ?", part))
+    found = model.answer("who ?", " ".join([part] * times), 5000, stride=0, max_length=length, max_answer=40)
+    assert found[0]["score"] > 1
+    assert [(item["answer"], item["start"]) for item in found] == [(item["answer"], item["start"]) for item in alone]
+    assert [item["score"] for item in found] == pytest.approx([times * item["score"] for item in alone], rel=1e-5)
+
+
 def test_bad_rows(load: Any) -> None:
     model = load("answer")
     rows = [{"question": "who ?", "context": "the cat"}, {"question": "", "context": "a"}, {"question": "a"}, "a",

@@ -400,6 +400,7 @@ class Model(Tasks):
         """
         lists = [self._ids(f"sequence {i}", ids) for i, ids in enumerate(sequences)]
         if self._spec.causal:
+            self._need_text()
             if segments is not None or not hidden:
                 raise RequestError("decoders have no segments, and give hidden states or text: run(…, hidden=True)")
             return [hidden_states(self._shared, ids) for ids in lists]

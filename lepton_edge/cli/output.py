@@ -5,24 +5,31 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 WIDTH = 80
+LEAST = 12  # characters of a column that is shortened
 # What could move the cursor or worse; a tab and a new line are shown.
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<", width: int = WIDTH) -> str:
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<", width: int = WIDTH,
+    soft: Sequence[int] = (0,),
+) -> str:  # fmt: skip
     """A table as text; `align` has '<' or '>' for each column from the first, the others are aligned right.
 
-    Where a line would be longer than `width`, the first column is shortened in its middle.
+    Where a line would be longer than `width`, the cells of the columns `soft` are shortened in their middle, the widest
+    one's first.
     """
     sizes = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
-    excess = sum(sizes) + 2 * (len(sizes) - 1) - width
-    sizes[0] = max(sizes[0] - max(excess, 0), min(sizes[0], 12))
+    for _ in range(sum(sizes) + 2 * (len(sizes) - 1) - width):
+        widest = max(soft, key=sizes.__getitem__, default=None)
+        if widest is None or sizes[widest] <= LEAST:
+            break
+        sizes[widest] -= 1
     lines = []
     for row in (headers, ["-" * size for size in sizes], *rows):
-        cells = [shorten(row[0], sizes[0]), *row[1:]]
         aligned = [
-            cell.ljust(size) if side == "<" else cell.rjust(size)
-            for cell, size, side in zip(cells, sizes, align.ljust(len(sizes), ">"), strict=True)
+            shorten(cell, size).ljust(size) if side == "<" else cell.rjust(size)
+            for cell, size, side in zip(row, sizes, align.ljust(len(sizes), ">"), strict=True)
         ]
         lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)

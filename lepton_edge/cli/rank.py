@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
     finally:
         progress.close()
-    for row in found:
+    for found_row in found:
+        row = {**found_row, "text": texts[found_row["corpus_id"]]}  # which one that could not be scored lacks
         writer.write(row, [row])
     return writer.close()

@@ -110,7 +110,7 @@ class Writer:
     """
 
     def __init__(self, output: str, columns: Sequence[str]) -> None:
-        self.failed = 0
+        self.failed, self._error = 0, ""
         self._output = output
         self._columns = [*columns]
         self._rows: list[Row] = []
@@ -123,6 +123,7 @@ class Writer:
         """An answer: `value` for JSON, and the rows that it has in CSV or a table; only itself where it is an error."""
         if "error" in value:
             self.failed += 1
+            self._error = self._error or f"; the first: {_plain(str(value['error']))}"
             rows = [value]
         if self._output == "json":
             print(_plain(json.dumps(value, ensure_ascii=False)))
@@ -137,9 +138,11 @@ class Writer:
             columns = self._columns + (["error"] if self.failed else [])
             cells = [[_shown(row.get(name)) for name in columns] for row in self._rows]
             align = "".join(">" if all(map(_is_number, column)) else "<" for column in zip(*cells, strict=True))
-            print(table(columns, cells, align))
+            soft = [i for i, side in enumerate(align) if side == "<"]
+            print(table(columns, cells, align, soft=soft))
         if self.failed:
-            print(f"lepton: {self.failed} could not be answered", file=sys.stderr)
+            why = self._error if self._output == "table" else ""  # which has no room for it
+            print(f"lepton: {self.failed} could not be answered{why}", file=sys.stderr)
         return 1 if self.failed else 0
 
 

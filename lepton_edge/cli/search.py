@@ -50,10 +50,10 @@ def _build(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from lepton_edge.tasks.search import Index
 
-    writer = Writer(arguments.output, ["text", "score", "file", "line"])
+    writer = Writer(arguments.output, ["query", "text", "score", "file", "line"])
     with Index(arguments.index) as index, load_model(arguments, arguments.model or index.model) as model:
         for query, rows in zip(
             arguments.queries, index.search(model.embed(arguments.queries), arguments.top_k), strict=True
         ):
-            writer.write({"query": query, "passages": rows}, rows)
+            writer.write({"query": query, "passages": rows}, [{"query": query, **row} for row in rows])
     return writer.close()

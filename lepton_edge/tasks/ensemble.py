@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,8 @@ class Ensemble:
         self, models: Sequence[Tasks], weights: Sequence[float] | None = None, method: str = "mean"
     ) -> None:
         """Raises RequestError for no model, wrong weights or an unknown method."""
+        if not isinstance(models, Iterable):
+            raise RequestError(f"models is {reprlib.repr(models)}; expected a list of models")
         self.models = list(models)
         if not self.models:
             raise RequestError("models is empty; expected at least one model")

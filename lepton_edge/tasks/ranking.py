@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def rank(
         )
     if not isinstance(query, str):
         raise RequestError(f"query is {reprlib.repr(query)}; expected a string")
-    if isinstance(documents, str) or errors not in ERRORS:
+    if isinstance(documents, str) or not isinstance(documents, Iterable) or errors not in ERRORS:
         raise RequestError("expected several documents, and errors='raise' or 'return'")
     encode(model, query)
     top_k = None if top_k is None else whole("top_k", top_k, 1)

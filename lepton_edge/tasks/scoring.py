@@ -72,10 +72,9 @@ def _exp(x: float) -> float:
 
 
 def _need_decoder(model: Tasks, task: str) -> None:
-    if not model.spec.causal:
-        raise RequestError(
-            f"{task} needs a model that writes text, and {model.folder.name} is an encoder; load a decoder"
-        )
+    if not model.spec.causal or model.spec.encoder is not None:
+        kind = "an encoder" if model.spec.encoder is None else "an encoder-decoder, which answers a source"
+        raise RequestError(f"{task} needs a model that writes text, and {model.folder.name} is {kind}; load a decoder")
 
 
 def score(model: Tasks, texts: Any, errors: str, progress: Any) -> Any:

@@ -118,7 +118,10 @@ class Index:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path}: no such file; expected an index; make one with lepton search --build")
-        self._file = SafetensorsFile(self.path)
+        try:
+            self._file = SafetensorsFile(self.path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}: this is no index; make one with lepton search --build") from error
         try:
             self._read()
         except BaseException:

@@ -9,6 +9,7 @@ import pytest
 
 import lepton_edge
 from lepton_edge.cli import main
+from lepton_edge.errors import RequestError
 
 
 class FakeModel:
@@ -62,6 +63,17 @@ def test_prompt_and_pieces_go_to_stdout(fake, capsys) -> None:
     assert model.closed
     assert model.asked == {"prompt": "Once"}
     assert model.loaded["path"] is None
+
+
+def test_nothing_is_shown_of_a_wrong_request(fake, capsys, monkeypatch) -> None:
+    model = fake("x")
+
+    def refuse(prompt, **sampling):
+        raise RequestError("no")
+
+    monkeypatch.setattr(model, "stream", refuse)
+    assert main(["generate", "Once"]) == 2
+    assert capsys.readouterr() == ("", "lepton: error: no\n")
 
 
 def test_flags_reach_the_model(fake, capsys) -> None:

@@ -23,6 +23,13 @@ def test_a_table_fits_the_width(rows: list[tuple[str, int]]) -> None:
     assert all(len(line) <= 50 for line in text.split("\n"))
 
 
+def test_the_widest_soft_column_is_shortened() -> None:
+    rows = [["a" * 30, "1", "b" * 40, "c" * 10]]
+    line = table(["x", "n", "y", "z"], rows, "<><<", width=60, soft=[0, 2, 3]).split("\n")[2]
+    assert [len(cell) for cell in line.split()] == [21, 1, 22, 10] and len(line) == 60
+    assert max(map(len, table(["n", "m"], [["1" * 50, "2" * 50]], ">>", soft=[]).split("\n"))) == 102
+
+
 def test_shorten_keeps_both_ends() -> None:
     assert shorten("model.layers.0.mlp.up_proj", 12) == "model..proj"[:5] + ".." + "_proj"
     assert shorten("short", 12) == "short"

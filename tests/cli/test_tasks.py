@@ -83,7 +83,12 @@ def test_bad_rows_are_reported_and_the_others_answered(folders: Path, capsys: An
     assert "labels" in good and "lone surrogate at character 4" in bad["error"] and "101 tokens" in long["error"]
     assert captured.err == "lepton: 2 could not be answered\n"
     assert main(["classify", "-m", str(model), "-f", str(file)]) == 1
-    assert "error" in capsys.readouterr().out.splitlines()[0]
+    captured = capsys.readouterr()
+    assert "error" in captured.out.splitlines()[0] and max(map(len, captured.out.splitlines())) <= 80
+    assert captured.err == (
+        "lepton: 2 could not be answered; the first: text has a lone surrogate at character 4; expected text that "
+        "UTF-8 can express\n"
+    )
     assert main(["classify", "-m", str(model), "-o", "csv", "-f", str(file)]) == 1
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert rows[0]["error"] == "" and rows[0]["label"] and "surrogate" in rows[1]["error"]
@@ -112,6 +117,11 @@ def test_embed(folders: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.M
     rows = list(csv.reader(io.StringIO(run(capsys, "embed", "-m", model, "-o", "csv", "the cat"))))
     assert len(rows[0]) == 26 and rows[1][0] == "the cat" and float(rows[1][24])
     assert run(capsys, "embed", "-m", model, "the cat").splitlines()[0].split()[:3] == ["text", "dim", "0"]
+    (tmp_path / "bad.jsonl").write_text('"the cat"\n5\n"bad \\ud800"\n')
+    found = lines(run(capsys, "embed", "-m", model, "-o", "json", "-f", tmp_path / "bad.jsonl", code=1))
+    assert [row.get("error", "")[:24] for row in found] == ["", "the text is 5; expected ", "text has a lone surrogat"]
+    table = run(capsys, "embed", "-m", model, "-f", tmp_path / "bad.jsonl", code=1).splitlines()
+    assert len(table) == 5 and max(map(len, table)) <= 80
     run(capsys, "embed", "-m", model, "--save", tmp_path / "x.npy", *tasks.TEXTS)
     assert np.load(tmp_path / "x.npy").shape == (6, 24)
     monkeypatch.setattr(embedded, "EXTRAS", {})
@@ -137,7 +147,13 @@ def test_search(folders: Path, capsys: Any, tmp_path: Path) -> None:
     found = lines(run(capsys, "search", "-i", index, "-k", 2, "-o", "json", tasks.TEXTS[0], tasks.TEXTS[2]))
     assert [row["passages"][0]["line"] for row in found] == [1, 5]
     assert found[0]["passages"][0]["score"] == pytest.approx(1, abs=1e-5) and len(found[0]["passages"]) == 2
-    assert run(capsys, "search", "-i", index, tasks.TEXTS[0]).splitlines()[2].startswith("the cat sa")
+    table = run(capsys, "search", "-i", index, "-k", 1, tasks.TEXTS[0], tasks.TEXTS[2]).splitlines()
+    assert table[0].split() == ["query", "text", "score", "file", "line"] and max(map(len, table)) <= 80
+    found = run(capsys, "search", "-i", index, "-o", "csv", "-k", 1, *tasks.TEXTS[:3:2])
+    rows = list(csv.DictReader(io.StringIO(found)))
+    assert [(row["query"], row["text"]) for row in rows] == [(text, text) for text in tasks.TEXTS[:3:2]]
+    assert main(["search", "-i", str(notes / "a.txt"), "q"]) == 2
+    assert "this is no index" in capsys.readouterr().err
     assert main(["search", "-i", str(index)]) == 2
     assert main(["search", "-i", str(index), "q", "--build", str(notes)]) == 2
 
@@ -168,6 +184,8 @@ def test_rank(folders: Path, capsys: Any) -> None:
     texts = [*tasks.TEXTS, tasks.CONTEXT]
     found = lines(run(capsys, "rank", "-m", folders / "rank", "-o", "json", "-k", 3, "who is in london ?", *texts))
     assert [row["corpus_id"] for row in found] == [row["corpus_id"] for row in GOLDEN["ranking"]][:3]
+    rows = run(capsys, "rank", "-m", folders / "rank", "-o", "csv", "who ?", "the cat", "bad \udcff", code=1)
+    assert [row["text"] for row in csv.DictReader(io.StringIO(rows))] == ["the cat", "bad \\udcff"]
 
 
 def test_perplexity(folders: Path, capsys: Any, tmp_path: Path) -> None:
@@ -238,5 +256,7 @@ def test_generate_writes_the_answer_of_an_encoder_decoder(tmp_path: Path, capsys
     with lepton_edge.load(folder) as model:
         expected = model.generate("w5 w6")
     assert run(capsys, "generate", "-m", folder, "w5 w6") == expected + "\n"
+    assert main(["generate", "-m", str(folder), "--temp", "-1", "w5"]) == 2
+    assert (captured := capsys.readouterr()).out == "" and "temperature is -1.0" in captured.err
     found = json.loads(run(capsys, "generate", "-m", folder, "--json", "w5 w6"))
     assert (found["text"], found["prompt_tokens"], found["finish_reason"]) == (expected, 3, "length")

@@ -120,6 +120,7 @@ def test_bad_rows_do_not_lose_the_others(load: Any) -> None:
         ("classes", lambda m: m.rank("a", ["b"]), "rank needs a cross-encoder, a classifier with one output"),
         ("rank", lambda m: m.rank(3, ["b"]), "query is 3"),
         ("rank", lambda m: m.rank("a", "b"), "expected several documents"),
+        ("rank", lambda m: m.rank("a", None), "expected several documents"),
     ],
 )
 def test_wrong_requests(load: Any, name: str, call: Any, message: str) -> None:

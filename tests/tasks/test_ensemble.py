@@ -79,6 +79,8 @@ def test_decoders(tmp_path: Path) -> None:
 
 def test_wrong_ensembles(load: Any) -> None:
     one = load("classes")
+    with pytest.raises(RequestError, match="models is 3; expected a list of models"):
+        Ensemble(3)
     with pytest.raises(RequestError, match="models is empty"):
         Ensemble([])
     with pytest.raises(RequestError, match="method is 'median'"):

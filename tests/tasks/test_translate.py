@@ -137,3 +137,14 @@ def test_other_models_are_refused() -> None:
         for call in (model.translate, model.summarize):
             with pytest.raises(RequestError, match="has no encoder and decoder"):
                 call("w5")
+
+
+def test_what_only_other_models_do(tmp_path) -> None:
+    """The decoder of a pair continues nothing by itself, and has no hidden states without a source."""
+    with lepton_edge.load(folder_of(tmp_path / "m", "bart")) as model:
+        for call in (model.score, model.perplexity):
+            with pytest.raises(RequestError, match="needs a model that writes text, and m is an encoder-decoder"):
+                call("w5 w6")
+        for call in (model.embed, lambda text: model.run([[5, 6]], hidden=True), lambda text: model.run([[5, 6]])):
+            with pytest.raises(RequestError, match="bart models answer a source"):
+                call("w5 w6")

@@ -58,7 +58,7 @@ def score_floats(width: int, load: str, size: int, ahead: bool) -> Callable:
     def multiply(isa: Any, total: list, q: Any, k: Any, stride: Any, distance: Any) -> Sequence:
         for n in range(registers):
             if ahead:
-                isa.prefetch(isa.b.add(k, distance))
+                isa.prefetch(isa.b.add(k, distance), 0, isa.fetch_near)
             keys = getattr(isa, load)(k)
             for i in range(width):
                 total[n * width + i] = isa.fma(isa.broadcast_f32(q, 4 * i), keys, total[n * width + i])
@@ -87,7 +87,7 @@ def score_codes(width: int, ahead: bool) -> Callable:
         block = isa.b.add(k, distance)
         for _ in range(registers if ahead else 0):
             for c in range(8):
-                isa.prefetch(block, 64 * c)
+                isa.prefetch(block, 64 * c, isa.fetch_near)
             block = isa.b.add(block, stride)
         by_row = [total[n * width + i] for i in range(width) for n in range(registers)]
         by_row = isa.group_products("q8", by_row, k, q, stride, width, registers)
@@ -139,7 +139,7 @@ def value_columns(width: int, load: str, apart: int, registers: int, ahead: int)
 
     def multiply(isa: Any, total: list, p: Any, v: Any, scales: Any, distance: Any) -> Sequence:
         for n in range(0, registers if ahead else 0, max(1, ahead // 16)):
-            isa.prefetch(isa.b.add(v, distance), apart * n)
+            isa.prefetch(isa.b.add(v, distance), apart * n, isa.fetch_near)
         values = [getattr(isa, load)(v, apart * n) for n in range(registers)]
         if load == "load_i8":
             values = [isa.mul(x, isa.broadcast_f32(scales, n // 2 * PAGE * 4)) for n, x in enumerate(values)]

@@ -41,7 +41,7 @@ def fetch(isa: Any, name: str, w: Any, block_bytes: Any, blocks: int) -> None:
     """Start reading a group of some blocks."""
     for _ in range(blocks):
         for line in range(0, GROUP_BYTES[name], 64):
-            isa.prefetch(w, line)
+            isa.prefetch(w, line, isa.fetch_near)
         w = isa.b.add(w, block_bytes)
 
 

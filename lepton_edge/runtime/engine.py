@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Source"]
 
 MAX_SLOTS = 256
-SHORT_STEP = 200e6  # weight bytes x tokens below which the caller runs along: some 20 ms at the slowest
+SHORT_STEP = 1e9  # weight bytes x tokens below which the caller runs along: some 50 ms at the slowest
 ROPE_BLOCK = 1024  # positions whose angles are computed at a time
 
 Array = NDArray[Any]

@@ -59,6 +59,7 @@ class Portable:
     tiles: tuple[tuple[int, int], ...] = ((4, 1), (1, 1))
     # Tokens of the tiles that fetch the weights which come next: they wait for memory, and wider ones do not.
     fetching = range(1, 9)
+    fetch_near = 3  # how near they are fetched: 3 into L1, 2 into L2
     # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .layout import CANCEL, COUNTS, GROUP, RECORD, SYNC, THREADS
+from .layout import CANCEL, COUNTS, GROUP, RECORD, SCRATCH, SCRATCH_STRIDE, SYNC, THREADS
 from .ops import COUNT, COUNTER
 from .simd.words import (
     ISA,
@@ -39,6 +39,12 @@ def at(row, field):
 def count(row, context):
     """How many tokens this op runs over."""
     return get_i64(get_i64(context + COUNTS) + get_i64(row + 8 * COUNT) * 8)
+
+
+@jit
+def scratch_of(context, thread):
+    """The thread's own memory."""
+    return get_i64(context + SCRATCH) + thread * get_i64(context + SCRATCH_STRIDE)
 
 
 @jit
@@ -125,6 +131,6 @@ def quantize_row(x, records, groups, g0, g1, t, tokens):
 
 
 __all__ = [
-    "F0", "F1", "WIDTHS", "at", "copy_of", "count", "each_token", "get_f32", "quantize_group", "quantize_row", "small",
-    "take", "tile_of",
+    "F0", "F1", "WIDTHS", "at", "copy_of", "count", "each_token", "get_f32", "quantize_group", "quantize_row",
+    "scratch_of", "small", "take", "tile_of",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from typing import Any
 
-__all__ = ["architecture", "cpu_features", "fast_bf16_pairs"]
+__all__ = ["architecture", "cpu_features", "fast_bf16_pairs", "grid_granted"]
 
 # By Linux's names (arch/arm64/include/uapi/asm/hwcap.h): (entry of the auxiliary vector, bit).
 _LINUX = {"atomics": (16, 8), "asimddp": (16, 20), "i8mm": (26, 13)}
@@ -53,6 +53,20 @@ def fast_bf16_pairs() -> bool:
 
     name: str = llvm.get_host_cpu_name()
     return name.startswith("znver")
+
+
+def grid_granted() -> bool:
+    """Ask Linux for AMX's registers, which a process must before it uses them; -> whether it has them now.
+
+    It is refused where a thread's signal stack is too small to hold them (Linux, Documentation/arch/x86/xstate.rst).
+    """
+    if sys.platform != "linux":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    try:
+        return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    except (AttributeError, OSError):
+        return False
 
 
 def _linux(getauxval: Any) -> frozenset[str]:

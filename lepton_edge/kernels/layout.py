@@ -15,6 +15,17 @@ CHUNK, PANEL_ROWS, PANEL_TOKENS = 512, 96, 12
 X_STRIDE = CHUNK * 4 + 64
 PANEL_BYTES = 5 * PANEL_TOKENS * 128 + PANEL_TOKENS * X_STRIDE + CHUNK * PANEL_ROWS * 4
 
+# Packed weights and tiles of 16 tokens (see `matmul_grid.py`): so many groups of so many blocks are unpacked at a time,
+# for at most so many tokens, whose sums a thread's scratch holds too, and a tile of sums for each group.
+GRID_BLOCKS, GRID_GROUPS, GRID_SPAN = 4, 8, 512
+GRID_BYTES = GRID_BLOCKS * (GRID_GROUPS * (64 + BLOCK * GROUP) + GRID_SPAN * 64) + GRID_GROUPS * 1024
+
+# Row-major bf16 and lots of 16 tokens (see `matmul_pairs.py`): so many columns of so many tokens are rounded at a time,
+# more of fewer, and at most PAIR_PANEL; of 32 rows these are transposed.  Behind lie sums of 16 tokens and 32 rows.
+PAIR_COLUMNS, PAIR_SPAN, PAIR_PANEL = 512, 512, 2048
+PAIR_BYTES = PAIR_COLUMNS * 2 * PAIR_SPAN + PAIR_PANEL * 64 + 2048
+MATMUL_BYTES = max(PANEL_BYTES, GRID_BYTES, PAIR_BYTES)
+
 # Experts: a (token, expert) pair in their order is four int32: token * top_k + which of the token's experts it is, the
 # expert, and where that expert's pairs begin and end.
 PAIR = 16
@@ -27,7 +38,7 @@ def route_scratch(experts: int) -> int:
 
 def rnn_scratch(gates: int, units: int) -> int:
     """Bytes that a thread needs for a recurrent layer: a panel, the products of all gates, the state as records."""
-    return PANEL_BYTES + 4 * GROUP * -(-gates * units // GROUP) + -(-units // GROUP) * RECORD
+    return MATMUL_BYTES + 4 * GROUP * -(-gates * units // GROUP) + -(-units // GROUP) * RECORD
 
 
 # The key/value cache.  A page holds, for each layer and key/value head, K and then V of PAGE positions.

@@ -4,7 +4,8 @@ import os
 from functools import lru_cache
 
 from ..errors import MachineError
-from .features import architecture, cpu_features, fast_bf16_pairs
+from .features import architecture, cpu_features, fast_bf16_pairs, grid_granted
+from .simd.amx import AMX
 from .simd.avx2 import AVX2
 from .simd.avx512 import AVX512
 from .simd.avx512bf16 import AVX512BF16
@@ -21,6 +22,7 @@ _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni")
 # Best first.
 _SETS: tuple[tuple[type[Portable], tuple[str, ...]], ...] = (
+    (AMX, (*_V4, "avx512bf16", "amx-tile", "amx-int8", "amx-bf16")),
     (AVX512BF16, (*_V4, "avx512bf16")),
     (AVX512, _V4),
     (AVXVNNI, (*_V3, "avxvnni")),
@@ -49,13 +51,16 @@ def instruction_set(name: str) -> type[Portable]:
 def available() -> tuple[str, ...]:
     """Names of the instruction sets that this CPU has, best first."""
     here, features = architecture(), cpu_features()
-    return tuple(kind.name for kind, needs in _SETS if kind.machine in (None, here) and features.issuperset(needs))
+    return tuple(
+        kind.name for kind, needs in _SETS
+        if kind.machine in (None, here) and features.issuperset(needs) and (not kind.grid or grid_granted())
+    )  # fmt: skip
 
 
 def fastest() -> str:
-    """The best of `available`, but for pairs of bf16 where they are slow."""
-    names = available()
-    return names[1] if instruction_set(names[0]).bf16_pairs and not fast_bf16_pairs() else names[0]
+    """The best of `available`, but for one whose pairs of bf16 are slow."""
+    slow = () if fast_bf16_pairs() else (AVX512BF16.name,)
+    return next(name for name in available() if name not in slow)
 
 
 def choose(requested: str | None = None) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .common import at, copy_of, count, quantize_row, take
+from .common import at, copy_of, count, quantize_row, scratch_of, take
 from .elementwise import activate_groups
 from .experts import each_expert, row_of, weight_of
 from .layout import GROUP, GROUP_BYTES, RECORD, THREADS
+from .matmul_grid import grid_strip
 from .ops import field
+from .register_tile import finish
 from .simd.words import ISA, i64, jit, unrolled, zeros
 
 PANEL_BYTES = 256 << 10  # weights that stay in L2 while all tokens pass
@@ -43,29 +45,6 @@ def fetch(isa: Any, name: str, w: Any, block_bytes: Any, blocks: int) -> None:
         for line in range(0, GROUP_BYTES[name], 64):
             isa.prefetch(w, line, isa.fetch_near)
         w = isa.b.add(w, block_bytes)
-
-
-def finish(tokens: int, blocks: int) -> tuple[Callable, Callable]:
-    """Words that add what lies at an address to a tile (the bias, or the old y), and that store the tile in y."""
-
-    def each(action: Callable) -> Callable:
-        def body(isa: Any, total: list, address: Any, stride: Any) -> Sequence:
-            for t in range(tokens):
-                for b in range(blocks):
-                    total[t * blocks + b] = action(isa, total[t * blocks + b], address, 64 * b)
-                address = isa.b.add(address, stride)
-            return total
-
-        return unrolled(body, tokens * blocks, i64, i64)
-
-    def plus(isa: Any, value: Any, address: Any, offset: int) -> Any:
-        return isa.add(value, isa.load_f32(address, offset))
-
-    def store(isa: Any, value: Any, address: Any, offset: int) -> Any:
-        isa.store_f32(address, value, offset)
-        return value
-
-    return each(plus), each(store)
 
 
 def tile_kernel(name: str, tokens: int, blocks: int) -> Callable:
@@ -98,7 +77,7 @@ def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
     wide, single = tile_kernel(name, tokens, blocks), tile_kernel(name, tokens, 1)
 
     @jit
-    def strip(first, count, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
+    def strip(first, count, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch):
         while first + tokens <= count:
             xt, b = x + first * groups * RECORD, b0
             while b < b1:
@@ -119,7 +98,9 @@ def strip_kernel(name: str, tokens: int, blocks: int) -> Callable:
 
 def strips_of(name: str) -> Callable:
     """All tokens over a panel of blocks: strips of the instruction set's tiles, widest first."""
-    return chain([strip_kernel(name, tokens, blocks) for tokens, blocks in ISA.tiles])
+    first, *rest = ISA.tiles
+    widest = grid_strip(name) if ISA.grid else strip_kernel(name, *first)
+    return chain([widest, *(strip_kernel(name, tokens, blocks) for tokens, blocks in rest)])
 
 
 @jit
@@ -150,9 +131,9 @@ def matmul(name: str) -> Callable:
     X, W, Y, LDY, BIAS, ACCUMULATE, OWN, BLOCKS, GROUPS, BLOCK_BYTES, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
 
     @jit
-    def panel(row, tokens, x, y, bias, w, b0, b1, ahead):
+    def panel(row, tokens, x, y, bias, w, b0, b1, ahead, scratch):
         strips(0, tokens, b0, b1, ahead, w, x, y, at(row, LDY) * 4, bias, at(row, ACCUMULATE), at(row, GROUPS),
-               at(row, BLOCK_BYTES))  # fmt: skip
+               at(row, BLOCK_BYTES), scratch)  # fmt: skip
 
     @jit
     def of_expert(row, context, thread, order, x, place, tokens, part, then, part_then):
@@ -160,7 +141,7 @@ def matmul(name: str) -> Callable:
         ahead = weight_of(at(row, W), order, then) + part_then * size * block_bytes
         panel(row, tokens, x + place * at(row, GROUPS) * RECORD, at(row, Y) + place * ldy,
               row_of(at(row, BIAS), order, place, ldy), weight_of(at(row, W), order, place), part * size,
-              min(at(row, BLOCKS), part * size + size), ahead)  # fmt: skip
+              min(at(row, BLOCKS), part * size + size), ahead, scratch_of(context, thread))  # fmt: skip
 
     part_size, parts = expert_parts(BLOCKS, BLOCK_BYTES)
     experts = each_expert(of_expert, parts)
@@ -175,12 +156,12 @@ def matmul(name: str) -> Callable:
             experts(row, context, thread, at(row, ORDER), x, tokens)
             return
         w, blocks, block_bytes = at(row, W), at(row, BLOCKS), at(row, BLOCK_BYTES)
-        size = panel_of(context, blocks, block_bytes)
+        size, scratch = panel_of(context, blocks, block_bytes), scratch_of(context, thread)
         b0 = take(row, context, size)
         while b0 < blocks:
             following = take(row, context, size)  # so early that its weights can be fetched
             ahead = w + (following if following < blocks else b0) * block_bytes
-            panel(row, tokens, x, at(row, Y), at(row, BIAS), w, b0, min(blocks, b0 + size), ahead)
+            panel(row, tokens, x, at(row, Y), at(row, BIAS), w, b0, min(blocks, b0 + size), ahead, scratch)
             b0 = following
 
     return kernel
@@ -196,13 +177,13 @@ def gated_matmul(name: str) -> Callable:
      TOP_K) = (field(op, f) for f in GATED_FIELDS)  # fmt: skip
 
     @jit
-    def panel(row, tokens, x, place, bias, up_bias, w, up_w, b0, b1, ahead):
+    def panel(row, tokens, x, place, bias, up_bias, w, up_w, b0, b1, ahead, scratch):
         groups, block_bytes, ldy, records = at(row, GROUPS), at(row, BLOCK_BYTES), at(row, LDY) * 4, at(row, RECORDS)
         gate, up, width = at(row, GATE) + place * ldy, at(row, UP) + place * ldy, at(row, LDY) // GROUP
         then = up_w + b0 * block_bytes if up_w != 0 else ahead
-        strips(0, tokens, b0, b1, then, w, x, gate, ldy, bias, 0, groups, block_bytes)
+        strips(0, tokens, b0, b1, then, w, x, gate, ldy, bias, 0, groups, block_bytes, scratch)
         if up_w != 0:
-            strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, up_bias, 0, groups, block_bytes)
+            strips(0, tokens, b0, b1, ahead, up_w, x, up, ldy, up_bias, 0, groups, block_bytes, scratch)
         g0, g1 = b0 // 2, (b1 + 1) // 2
         for t in range(tokens):
             gate_t, up_t = gate + t * ldy, up + t * ldy if up_w != 0 else 0
@@ -217,7 +198,7 @@ def gated_matmul(name: str) -> Callable:
         panel(row, tokens, x + place * at(row, GROUPS) * RECORD, place, row_of(at(row, BIAS), order, place, ldy),
               row_of(at(row, UP_BIAS), order, place, ldy), weight_of(at(row, W), order, place),
               weight_of(at(row, UP_W), order, place), part * size, min(at(row, BLOCKS), part * size + size),
-              ahead)  # fmt: skip
+              ahead, scratch_of(context, thread))  # fmt: skip
 
     part_size, parts = expert_parts(BLOCKS, BLOCK_BYTES)
     experts = each_expert(of_expert, parts)
@@ -232,12 +213,13 @@ def gated_matmul(name: str) -> Callable:
             experts(row, context, thread, at(row, ORDER), x, tokens)
             return
         w, up_w, blocks, block_bytes = at(row, W), at(row, UP_W), at(row, BLOCKS), at(row, BLOCK_BYTES)
-        size = panel_of(context, blocks, block_bytes)
+        size, scratch = panel_of(context, blocks, block_bytes), scratch_of(context, thread)
         b0 = take(row, context, size)
         while b0 < blocks:
             following = take(row, context, size)
             ahead = w + (following if following < blocks else b0) * block_bytes
-            panel(row, tokens, x, 0, at(row, BIAS), at(row, UP_BIAS), w, up_w, b0, min(blocks, b0 + size), ahead)
+            panel(row, tokens, x, 0, at(row, BIAS), at(row, UP_BIAS), w, up_w, b0, min(blocks, b0 + size), ahead,
+                  scratch)  # fmt: skip
             b0 = following
 
     return kernel
@@ -249,16 +231,16 @@ def chain(strips: Sequence[Callable]) -> Callable:
     if len(strips) == 1:
 
         @jit
-        def last(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
-            strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+        def last(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch):
+            strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch)
 
         return last
     rest = chain(strips[1:])
 
     @jit
-    def run(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes):
-        first = strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
-        rest(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes)
+    def run(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch):
+        first = strip(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch)
+        rest(first, tokens, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch)
 
     return run
 

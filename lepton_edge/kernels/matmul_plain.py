@@ -12,7 +12,9 @@ from typing import Any
 
 from .common import at, copy_of, count, take
 from .experts import each_expert, row_of, weight_of
-from .layout import PANEL_ROWS, SCRATCH, SCRATCH_STRIDE, THREADS
+from .layout import SCRATCH, SCRATCH_STRIDE, THREADS
+from .matmul_pairs import TILE as PAIR_ROWS
+from .matmul_pairs import pair_kernel
 from .matmul_panel import ROWS as TILE_ROWS
 from .matmul_panel import panel_kernel
 from .ops import field
@@ -271,11 +273,13 @@ def in_place_kernel(kind: Kind) -> Callable:
 
 
 def product_of(name: str) -> Callable:
-    """All tokens and some rows, at most PANEL_ROWS of them where there are `many` tokens.
+    """All tokens and some rows, at most the kind's `share` of them where there are `many` tokens.
 
     following: the row, from the first one on, that the thread goes on with; scratch: the thread's.
     """
     kind = Kind(name)
+    if kind.grid:
+        return pair_kernel(kind)
     many, in_place, in_panel = kind.many, in_place_kernel(kind), panel_kernel(kind)
 
     @jit
@@ -292,7 +296,8 @@ def product_of(name: str) -> Callable:
 
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of rows are shared out."""
-    op, size, many, product = f"matmul_{name}", SIZES[name], Kind(name).many, product_of(name)
+    op, size, product, kind = f"matmul_{name}", SIZES[name], product_of(name), Kind(name)
+    many, most, in_lots, lot = kind.many, kind.share, kind.grid, 2 * PAIR_ROWS if kind.grid else TILE_ROWS
     X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
 
     @jit
@@ -306,12 +311,12 @@ def matmul(name: str) -> Callable:
     def of_expert(row, context, thread, order, x, place, tokens, part, then, part_then):
         ldy = at(row, LDY) * 4
         panel(row, context, thread, tokens, x + place * at(row, LDX) * 4, at(row, Y) + place * ldy,
-              row_of(at(row, BIAS), order, place, ldy), weight_of(at(row, W), order, place), part * PANEL_ROWS,
-              PANEL_ROWS, 0)  # fmt: skip
+              row_of(at(row, BIAS), order, place, ldy), weight_of(at(row, W), order, place), part * most,
+              most, 0)  # fmt: skip
 
     @jit
     def parts(row):
-        return (at(row, N) + PANEL_ROWS - 1) // PANEL_ROWS
+        return (at(row, N) + most - 1) // most
 
     experts = each_expert(of_expert, parts)
 
@@ -326,11 +331,11 @@ def matmul(name: str) -> Callable:
             return
         n = at(row, N)
         share = n // (at(context, THREADS) * 3)
-        if tokens < many:
+        if tokens < many and not in_lots:
             share = max(1, min(share, SHARE_BYTES // (at(row, COLUMNS) * size)))
             share = (share + ROWS - 1) // ROWS * ROWS
         else:
-            share = max(TILE_ROWS, min(share, PANEL_ROWS) // TILE_ROWS * TILE_ROWS)
+            share = max(lot, min(share, most) // lot * lot)
         r = take(row, context, share)
         while r < n:
             following = take(row, context, share)  # so early that its weights can be fetched

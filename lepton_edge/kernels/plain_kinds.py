@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from .layout import CHUNK
+from .layout import CHUNK, PANEL_ROWS
 from .simd.words import ISA, get_f32, jit, put_f32
 
 SIZES = {"f32": 4, "f16": 2, "bf16": 2}
@@ -17,7 +17,10 @@ class Kind:
         self.name, self.size = name, SIZES[name]
         self.pairs = name == "bf16" and ISA.bf16_pairs
         self.columns = ISA.lanes * (2 if self.pairs else 1)
-        self.many = 36 if self.pairs else 72  # tokens from which on a panel is worth transposing
+        self.grid = self.pairs and ISA.grid
+        # Tokens from which on a panel of at most `share` rows is worth transposing.
+        self.many = 16 if self.grid else 36 if self.pairs else 72
+        self.share = 384 if self.grid else PANEL_ROWS
 
     def weights(self, isa: Any, address: Any, offset: int = 0, n: Any = None) -> Any:
         """One register of a row in memory; its first n columns where n is given, and zeros."""

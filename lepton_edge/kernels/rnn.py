@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .common import F1, at, each_token, quantize_group, take
-from .layout import CANCEL, COUNTS, FIRSTS, GROUP, PANEL_BYTES, PICKS, RECORD, SCRATCH, SCRATCH_STRIDE, SYNC
+from .layout import CANCEL, COUNTS, FIRSTS, GROUP, MATMUL_BYTES, PICKS, RECORD, SCRATCH, SCRATCH_STRIDE, SYNC
 from .matmul_packed import strip_kernel
 from .matmul_plain import product_of
 from .ops import PACKED, PLAIN, RECURRENT, field
@@ -83,7 +83,7 @@ def state_product(cell: str, name: str) -> Callable:
         @jit
         def plain(row, h, gates):
             n = at(row, N)
-            product(1, h, 0, at(row, W), n, gates, 0, at(row, BIAS), 0, count * n, 0, gates - PANEL_BYTES)
+            product(1, h, 0, at(row, W), n, gates, 0, at(row, BIAS), 0, count * n, 0, gates - MATMUL_BYTES)
 
         return plain
     BLOCKS, GROUPS, BLOCK_BYTES = (field(op, f) for f in ("blocks", "groups", "block_bytes"))
@@ -94,7 +94,8 @@ def state_product(cell: str, name: str) -> Callable:
         w, groups, records = at(row, W), at(row, GROUPS), gates + padded(count * at(row, N)) * 4
         for g in range(groups):
             quantize_group(h + g * GROUP * 4, records + g * RECORD, 0, 1)
-        strip(0, 1, 0, at(row, BLOCKS), w, w, records, gates, 0, at(row, BIAS), 0, groups, at(row, BLOCK_BYTES))
+        strip(0, 1, 0, at(row, BLOCKS), w, w, records, gates, 0, at(row, BIAS), 0, groups, at(row, BLOCK_BYTES),
+              0)  # fmt: skip
 
     return packed
 
@@ -129,7 +130,7 @@ def recurrent(cell: str, name: str) -> Callable:
 
     @jit
     def kernel(row, context, thread):
-        gates = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE) + PANEL_BYTES
+        gates = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE) + MATMUL_BYTES
         while True:
             item = take(row, context, 1)
             if item >= get_i64(at(context, COUNTS) + 32):

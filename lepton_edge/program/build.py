@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..checkpoint.store import Weight
 from ..errors import CheckpointError, UnsupportedModelError
-from ..kernels.layout import BLOCK, GROUP, PANEL_BYTES, QUERY_TILE
+from ..kernels.layout import BLOCK, GROUP, MATMUL_BYTES, QUERY_TILE
 from ..kernels.ops import ALWAYS, BY_ID, BY_POSITION, BY_SEGMENT, LARGE, NEVER, TOKENS, WANTED
 from ..models.rope import RopeSpec
 from ..models.spec import ModelSpec, Norm
@@ -60,7 +60,7 @@ class Builder:
 
     def build(self) -> Program:
         """The program.  CheckpointError for a weight of another shape than the spec's."""
-        self.program.need_scratch(PANEL_BYTES)
+        self.program.need_scratch(MATMUL_BYTES)
         self.buffer("x", self.spec.hidden)
         if self.own:
             self.buffer("h", self.spec.hidden)

@@ -136,6 +136,7 @@ class Pool:
                 self._walk(0, context, 0)
             while not self._finished[0]:
                 workers.done.acquire(timeout=1)
+            self.drain()  # who is late still writes to memory that a dropped model would take along
         except BaseException:
             self._settle(workers, step, long, threads)
             raise

@@ -24,7 +24,7 @@ from lepton_edge.runtime.pool import Pool, yield_address
 
 ISAS = available()
 # Sets that an x86 CPU lacks: their tiles, lanes and order of sums, with the instructions that it has.
-EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("avx512bf16", "avx512", "avxvnni")
+EMULATED = tuple(f"{n}@{ISAS[0]}" for n in ("amx", "avx512bf16", "avx512", "avxvnni")
                  if n not in ISAS and instruction_set(n).machine == architecture())  # fmt: skip
 # Sets of another architecture, whose products of packed weights alone have lanes of their own.
 FOREIGN = tuple(f"{n}@{ISAS[0]}" for n in ("i8mm", "neon") if instruction_set(n).machine != architecture())
@@ -83,7 +83,7 @@ class Rig:
 
     def __init__(self, isa: str, tokens: int, *, ids: Sequence[int] = (), slots: Sequence[int] = (),
                  positions: Sequence[int] = (), wanted: Sequence[int] = (), tiles: Sequence[tuple[int, int]] = (),
-                 scratch_bytes: int = layout.PANEL_BYTES, partial_bytes: int = 0,
+                 scratch_bytes: int = layout.MATMUL_BYTES, partial_bytes: int = 0,
                  heats: Sequence[float] = (), small: bool = False,
                  lists: Mapping[int, Sequence[int]] | None = None) -> None:  # fmt: skip
         """`tiles`: (first token, tokens) for the attention.  Without `partial_bytes` it does not split long caches.

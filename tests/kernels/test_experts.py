@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kernels.harness import ISAS, Rig, U, pad, record_bytes
 
-from lepton_edge.kernels.layout import PAIR, route_scratch
+from lepton_edge.kernels.layout import MATMUL_BYTES, PAIR, route_scratch
 from lepton_edge.kernels.ops import LARGE
 from lepton_edge.program.mixture import choose, sort_pairs
 from lepton_edge.quant.formats import FORMATS, get_format
@@ -23,7 +23,7 @@ class Routed:
 
     def __init__(self, isa, logits, top_k, *, normalise=1, small=False, copies=1):
         t, experts = logits.shape
-        self.rig = rig = Rig(isa, t, small=small, scratch_bytes=max(route_scratch(experts), 1 << 15))
+        self.rig = rig = Rig(isa, t, small=small, scratch_bytes=max(route_scratch(experts), MATMUL_BYTES))
         self.t, self.top_k, self.pairs, self.copies = t, top_k, t * top_k, copies
         m, pairs = rig.memory, t * top_k * copies
         self.shares, self.places = (m.bytes(4 * pairs).view(kind) for kind in (np.float32, np.int32))

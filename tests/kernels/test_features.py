@@ -76,6 +76,31 @@ def test_an_instruction_set_is_offered_only_with_all_features_on_its_own_archite
     assert machine.available.__wrapped__() == expected
 
 
+AMX = {
+    "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl",
+    "avx512vnni", "avx512bf16", "amx-tile", "amx-int8", "amx-bf16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("answer,first", [(0, "amx"), (-1, "avx512bf16")])
+def test_amx_needs_the_systems_consent(monkeypatch, answer, first):
+    asked = []
+
+    class Library:
+        def syscall(self, *arguments):
+            asked.append(arguments)
+            return answer
+
+    monkeypatch.setattr(machine, "architecture", lambda: "x86_64")
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(AMX))
+    monkeypatch.setattr(features.sys, "platform", "linux")
+    monkeypatch.setattr(features.ctypes, "CDLL", lambda name: Library())
+    assert machine.available.__wrapped__()[0] == first
+    assert asked == [(158, 0x1023, 18)]  # arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+    monkeypatch.setattr(features.sys, "platform", "win32")
+    assert machine.available.__wrapped__()[0] == "avx512bf16"
+
+
 @pytest.mark.parametrize("triple,expected", [
     ("x86_64-unknown-linux-gnu", "x86_64"), ("amd64-portbld-freebsd14", "x86_64"),
     ("aarch64-unknown-linux-gnu", "aarch64"), ("aarch64-pc-windows-msvc", "aarch64"),

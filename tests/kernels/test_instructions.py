@@ -75,3 +75,35 @@ def test_operands_are_in_their_places(isa, word, instruction, sources):
 def test_emulated_sets_use_only_the_hosts_instructions():
     code = "\n".join(lines("avx512bf16@avx2", "dot_bf16") + lines("avxvnni@avx2", "dot4"))
     assert "vdpbf16ps" not in code and "vpdpbusd" not in code and "%zmm" not in code and "vfmadd" in code
+
+
+# Prints the assembly of one word of AMX's registers.
+EMIT_GRID = EMIT.split("lanes, size")[0] + """
+module = ir.Module()
+function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 5), "f")
+isa = kind(ir.IRBuilder(function.append_basic_block()))
+a, b, c, d, e = function.args
+words = {
+    "open_grid": lambda: isa.open_grid(64), "close_grid": isa.close_grid,
+    "grid_codes": lambda: isa.grid_codes(a, 640, b, 576, c, d, e),
+    "grid_pairs": lambda: isa.grid_pairs(a, b, 2, 2, c, d, e, d),
+    "grid_rows": lambda: isa.grid_rows(a, b, 2, c, d, e, a),
+}
+words[word]()
+isa.b.ret_void()
+""" + EMIT.split("builder.ret_void()")[1]
+
+
+@pytest.mark.parametrize(("word", "expected"), [
+    ("open_grid", {"ldtilecfg": 1}),
+    ("close_grid", {"tilerelease": 1}),
+    ("grid_codes", {"tilezero": 4, "tileloadd": 8, "tdpbssd": 4, "tilestored": 4}),
+    ("grid_pairs", {"tileloadd": 8, "tdpbf16ps": 4, "tilestored": 4}),
+    ("grid_rows", {"tileloadd": 5, "tdpbf16ps": 2, "tilestored": 2, "prefetcht1": 32}),
+])  # fmt: skip
+def test_matrices_are_multiplied_by_amx(word, expected):
+    code = run_python("-c", EMIT_GRID, "amx", word).splitlines()
+    tiles = [line.split()[0] for line in code if line.startswith(("\ttile", "\ttdp", "\tldtile", "\tprefetch"))]
+    assert {name: tiles.count(name) for name in tiles} == expected
+    emulated = run_python("-c", EMIT_GRID, "amx@avx2", word)
+    assert "tile" not in emulated and "tdp" not in emulated

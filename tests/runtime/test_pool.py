@@ -13,6 +13,7 @@ from processes import finish, run_python, start_python
 
 from lepton_edge.errors import Cancelled
 from lepton_edge.kernels.ops import COUNTER
+from lepton_edge.runtime.pool import Pool
 
 # About a second of prefill for 4000 tokens where it is slowest; every step is long enough for a stand-in.
 HEAVY = decoder(256, 1024, 4, 2, 64, 512, windows=(64,) * 4, context=4000)
@@ -52,6 +53,22 @@ def test_cancel_during_a_long_prefill(isa, threads):
     engine.truncate(slot, 0)
     assert np.allclose(feed(engine, slot, ids[: done + 200])[done:], rest, rtol=1e-4, atol=1e-4)
     engine.close()
+
+
+def test_a_step_ends_with_its_last_thread():
+    """Whoever drops the model then takes the memory along that a late thread writes its flag to."""
+    flags = []
+
+    def walk(row, context, thread):
+        time.sleep(0.05 * thread)
+        pool._finished[thread] = 1
+
+    pool = Pool(walk, 3)
+    for long in (False, True):
+        pool.run(0, long, 3)
+        flags.append(list(pool._finished))
+    pool.close()
+    assert flags == [[1, 1, 1]] * 2
 
 
 def test_cancel_between_two_steps_of_one_forward():

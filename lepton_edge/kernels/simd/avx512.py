@@ -14,7 +14,7 @@ class AVX512(Native):
     cpu = "x86-64-v4"
     features = "+avx512vnni,-prefer-256-bit"
     register_bytes, register_letter, chains = 64, "v", 12
-    tiles = ((8, 1), (4, 1), (2, 2), (1, 4))
+    tiles: tuple[tuple[int, int], ...] = ((8, 1), (4, 1), (2, 2), (1, 4))
     query_rows = (8, 4, 1)
     query_registers = 16
     lanes = 16

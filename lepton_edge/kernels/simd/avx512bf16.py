@@ -30,7 +30,7 @@ class AVX512BF16(AVX512):
     bf16_pairs = True
     # Zen 4 reads one stream of weights at the speed of memory if left alone: decoding 1.2 times as fast as with four
     # blocks at once, fetched ahead.  For eight tokens fetching gains 1.13.
-    tiles = ((8, 1), (4, 1), (2, 1), (1, 1))
+    tiles: tuple[tuple[int, int], ...] = ((8, 1), (4, 1), (2, 1), (1, 1))
     fetching = range(4, 9)
     fetch_near = 2  # 1.1 times as fast as into L1
 

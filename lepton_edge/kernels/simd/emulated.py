@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from .emulated_grid import GRID_WORDS
 from .neon import BYTES, WORDS, Neon
 from .portable import Portable, Value, constant
 
@@ -24,6 +25,8 @@ def emulated(kind: type[Portable], host: type[Portable]) -> type[Portable]:
     """`kind` in all that a kernel sees (tiles, lanes, the order of its sums), compiled for `host`."""
     words = {word: getattr(host, word) for word in MACHINE_WORDS}
     words |= {word: getattr(host if kind.lanes == host.lanes else Portable, word) for word in PAIRS}
+    if kind.grid:
+        words |= GRID_WORDS
     if issubclass(kind, Neon):
         words |= {"dot4": kind.dot4, "instruction": neon_instruction}
     name = f"{kind.name}@{host.name}"

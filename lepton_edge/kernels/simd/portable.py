@@ -8,7 +8,7 @@ Methods emit code: they take and return LLVM values.  An address is an i64, and 
 that a tile's addresses become one register plus an immediate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -60,6 +60,8 @@ class Portable:
     # Tokens of the tiles that fetch the weights which come next: they wait for memory, and wider ones do not.
     fetching = range(1, 9)
     fetch_near = 3  # how near they are fetched: 3 into L1, 2 into L2
+    # Whether there are registers of 16 x 16 sums (see `amx.py`); tiles of 16 tokens then run on these.
+    grid = False
     # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4
@@ -76,12 +78,26 @@ class Portable:
     def __init__(self, builder: Any) -> None:
         self.b = builder
 
+    def repeat(self, count: Value, body: Callable[[Value], None]) -> None:
+        """body(i) for i from 0 to count - 1."""
+        before, loop, after = self.b.block, self.b.append_basic_block(), self.b.append_basic_block()
+        self.b.cbranch(self.b.icmp_signed(">", count, count.type(0)), loop, after)
+        self.b.position_at_end(loop)
+        i = self.b.phi(count.type)
+        body(i)
+        following = self.b.add(i, count.type(1))
+        i.add_incoming(count.type(0), before)
+        i.add_incoming(following, self.b.block)
+        self.b.cbranch(self.b.icmp_signed("<", following, count), loop, after)
+        self.b.position_at_end(after)
+
     # -- memory ---------------------------------------------------------------------------------------------
 
     def pointer(self, address: Value, offset: int, kind: Any) -> Value:
-        if offset:
-            address = self.b.add(address, ir.Constant(I64, offset))
-        return self.b.inttoptr(address, kind.as_pointer())
+        return self.b.inttoptr(self.offset(address, offset), kind.as_pointer())
+
+    def offset(self, address: Value, offset: int) -> Value:
+        return self.b.add(address, ir.Constant(I64, offset)) if offset else address
 
     def load(self, address: Value, offset: int, kind: Any) -> Value:
         value = self.b.load(self.pointer(address, offset, kind), typ=kind)
@@ -435,6 +451,10 @@ class Portable:
 
     def high_nibbles(self, v: Value) -> Value:
         return self.b.and_(self.b.lshr(v, constant(4, VI)), constant(0x0F0F0F0F, VI))
+
+    def subtract_bytes(self, a: Value, b: Value) -> Value:
+        kind = ir.VectorType(I8, 4 * LANES)
+        return self.b.bitcast(self.b.sub(self.b.bitcast(a, kind), self.b.bitcast(b, kind)), VI)
 
     def dot4(self, total: Value, a: Value, b: Value) -> Value:
         """total[lane] += sum over the lane's 4 bytes of a * b; b is signed, and the bytes of a are below 128."""

@@ -28,6 +28,7 @@ from .simd.words import (
 F0, F1 = np.float32(0), np.float32(1)
 TINY = np.float32(1e-30)  # a group below this is zero: 127 divided by it would overflow
 WIDTHS = tuple(tokens for tokens, _ in ISA.tiles)  # tokens in a tile, widest first; the last is 1
+GRID, GRID_TOKENS = ISA.grid, ISA.grid_tokens
 
 @jit
 def at(row, field):
@@ -96,6 +97,8 @@ def tile_of(t, tokens):
     """
     first, width = 0, 1
     for w in WIDTHS:
+        if GRID and w == WIDTHS[0] and tokens < GRID_TOKENS:
+            continue
         full = (tokens - first) // w * w
         width = w
         if t < first + full:

@@ -15,9 +15,9 @@ CHUNK, PANEL_ROWS, PANEL_TOKENS = 512, 96, 12
 X_STRIDE = CHUNK * 4 + 64
 PANEL_BYTES = 5 * PANEL_TOKENS * 128 + PANEL_TOKENS * X_STRIDE + CHUNK * PANEL_ROWS * 4
 
-# Packed weights and tiles of 16 tokens (see `matmul_grid.py`): so many groups of so many blocks are unpacked at a time,
-# for at most so many tokens, whose sums a thread's scratch holds too, and a tile of sums for each group.
-GRID_BLOCKS, GRID_GROUPS, GRID_SPAN = 4, 8, 512
+# Packed weights, tiles of 16 tokens (see `matmul_grid.py`): at most so many groups of so many blocks are unpacked at a
+# time, for at most so many tokens, whose sums a thread's scratch holds too, and a tile of sums for each group.
+GRID_BLOCKS, GRID_GROUPS, GRID_SPAN = 4, 10, 512
 GRID_BYTES = GRID_BLOCKS * (GRID_GROUPS * (64 + BLOCK * GROUP) + GRID_SPAN * 64) + GRID_GROUPS * 1024
 
 # Row-major bf16 and lots of 16 tokens (see `matmul_pairs.py`): so many columns of so many tokens are rounded at a time,

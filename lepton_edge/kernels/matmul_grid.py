@@ -8,6 +8,7 @@ They are the numbers that `matmul_packed.py` computes, bit by bit: whole sums of
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .common import GRID_TOKENS
 from .layout import GRID_BLOCKS, GRID_GROUPS, GRID_SPAN, GROUP, GROUP_BYTES, RECORD, SCALES
 from .register_tile import finish
 from .simd.portable import VI, constant
@@ -23,22 +24,26 @@ open_grid, close_grid = word(lambda isa: isa.open_grid(GROUP), void), word(lambd
 
 
 def unpack_kernel(name: str) -> Callable:
-    """n groups of a block as signed bytes and floats."""
+    """n groups of a block as signed bytes and floats; as many are fetched that are unpacked after these."""
 
-    def emit(isa: Any, w: Any, to: Any) -> None:
+    def emit(isa: Any, w: Any, to: Any, ahead: Any) -> None:
+        for line in range(0, size, 64):
+            isa.prefetch(ahead, line, 2)
         isa.store(to, 0, isa.load_scales(name, w))
         offset = constant(0x01010101 * CODES[name] - (1 << 32) * (CODES[name] > 127), VI)
         for c, codes in enumerate(isa.unpack(name, w, SCALES)):
             isa.store(to, SCALE_BYTES + 64 * c, isa.subtract_bytes(codes, offset))
 
-    group, size = word(emit, void, i64, i64), GROUP_BYTES[name]
+    size = GROUP_BYTES[name]
+    group = word(emit, void, i64, i64, i64)
 
     @jit
-    def unpack(w, n, to):
+    def unpack(w, n, to, ahead):
         for _ in range(n):
-            group(w, to)
+            group(w, to, ahead)
             w += size
             to += UNPACKED
+            ahead += size
 
     return unpack
 
@@ -91,9 +96,9 @@ def grid_strip(name: str) -> Callable:
     unpack, group_bytes = unpack_kernel(name), GROUP_BYTES[name]
 
     @jit
-    def pass_over(x, w, y, ldy, bias, accumulate, g, groups, blocks, count, scratch):
-        """Tokens `count` and blocks, groups from g on."""
-        n, sums = min(GRID_GROUPS, groups - g), scratch + GRID_BLOCKS * GRID_GROUPS * UNPACKED
+    def pass_over(x, w, y, ldy, bias, accumulate, g, n, groups, blocks, count, scratch):
+        """Tokens `count` and blocks, n groups from g on."""
+        sums = scratch + GRID_BLOCKS * GRID_GROUPS * UNPACKED
         codes, more = sums + GRID_SPAN * GRID_BLOCKS * 64, (1 if g > 0 else 0) + (2 if g + n < groups else 0)
         for t in range(0, count, TOKENS):
             for b in range(blocks):
@@ -104,19 +109,26 @@ def grid_strip(name: str) -> Callable:
     @jit
     def strip(first, count, b0, b1, ahead, w, x, y, ldy, bias, accumulate, groups, block_bytes, scratch):
         end = first + (count - first) // TOKENS * TOKENS
-        if end > first:
+        if count - first >= GRID_TOKENS:
+            parts = (groups + GRID_GROUPS - 1) // GRID_GROUPS
+            most = (groups + parts - 1) // parts
             open_grid()
             while first < end:
                 span = min(GRID_SPAN, end - first)
                 xs, ys = x + first * groups * RECORD, y + first * ldy
                 for b in range(b0, b1, GRID_BLOCKS):
                     blocks = min(GRID_BLOCKS, b1 - b)
-                    for g in range(0, groups, GRID_GROUPS):
-                        n = min(GRID_GROUPS, groups - g)
+                    for g in range(0, groups, most):
+                        n = min(most, groups - g)
                         for i in range(blocks):
-                            unpack(w + (b + i) * block_bytes + g * group_bytes, n, scratch + i * n * UNPACKED)
+                            at, then = w + (b + i) * block_bytes + g * group_bytes, ahead + i * block_bytes
+                            if g + n < groups:
+                                then = at + n * group_bytes
+                            elif b + blocks < b1:
+                                then = w + (b + blocks + i) * block_bytes
+                            unpack(at, n, scratch + i * n * UNPACKED, then)
                         pass_over(xs, scratch, ys + b * 64, ldy, bias + b * 64 if bias != 0 else 0, accumulate, g,
-                                  groups, blocks, span, scratch)  # fmt: skip
+                                  n, groups, blocks, span, scratch)  # fmt: skip
                 first += span
             close_grid()
         return first

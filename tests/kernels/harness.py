@@ -177,7 +177,7 @@ def record_bytes(tokens: int, columns: int) -> int:
 def tiles_of(isa: str, tokens: int) -> Iterator[tuple[int, int]]:
     """(first token, width) of the tiles that a batch is cut into: as many of the widest as fit, and so on."""
     first = 0
-    for width, _ in instruction_set(isa).tiles:
+    for width in instruction_set(isa).widths(tokens):
         while tokens - first >= width:
             yield first, width
             first += width

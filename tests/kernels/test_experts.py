@@ -139,7 +139,7 @@ def test_products_are_the_dense_ones(isa, format, n, k):
     experts, top_k = 6, 2
     weights = [get_format(format).pack(normal(e, n, k)) for e in range(experts)]
     bias = normal(7, experts, n)
-    for t, threads in [(1, 1), (1, 3), (3, 2), (25, 3)]:
+    for t, threads in [(1, 1), (1, 3), (3, 2), (25, 3), (200, 2)]:
         x = normal(t, t, k)
         logits = normal(n + t, t, experts)
         logits[:, 4] = -9
@@ -165,7 +165,7 @@ def test_gated_products_are_the_dense_ones(isa, format, n, k):
     experts, top_k = 5, 2
     gates, ups = ([get_format(format).pack(normal(e + s, n, k)) for e in range(experts)] for s in (0, 50))
     bias, up_bias, ld = normal(8, experts, n), normal(9, experts, n), pad(n)
-    for t, threads in [(1, 2), (23, 3)]:
+    for t, threads in [(1, 2), (23, 3), (200, 2)]:
         x = normal(t, t, k)
         case = Routed(isa, normal(n, t, experts), top_k)
         m, pairs = case.rig.memory, t * top_k

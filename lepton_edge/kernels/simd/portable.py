@@ -60,8 +60,10 @@ class Portable:
     # Tokens of the tiles that fetch the weights which come next: they wait for memory, and wider ones do not.
     fetching = range(1, 9)
     fetch_near = 3  # how near they are fetched: 3 into L1, 2 into L2
-    # Whether there are registers of 16 x 16 sums (see `amx.py`); tiles of 16 tokens then run on these.
+    # Whether there are registers of 16 x 16 sums (see `amx.py`), and the tokens of a batch from which on packed weights
+    # are multiplied there, in tiles of 16 tokens.
     grid = False
+    grid_tokens = 0
     # Widths in which query rows share a register of keys or values, widest first, and sums that fit the registers.
     query_rows: tuple[int, ...] = (4, 1)
     query_registers = 4
@@ -77,6 +79,11 @@ class Portable:
 
     def __init__(self, builder: Any) -> None:
         self.b = builder
+
+    @classmethod
+    def widths(cls, tokens: int) -> tuple[int, ...]:
+        """Tokens of the tiles that a batch of so many is cut into, widest first."""
+        return tuple(width for width, _ in cls.tiles[cls.grid and tokens < cls.grid_tokens :])
 
     def repeat(self, count: Value, body: Callable[[Value], None]) -> None:
         """body(i) for i from 0 to count - 1."""

@@ -47,7 +47,7 @@ class CudaPlan(Plan):
         """`kernels`: the CPU's, of the rows that stay; `device_ropes`: addresses of the tables of angles."""
         super().__init__(program, {op: 0 for op in program.ops()} | dict(kernels), ropes, threads, base, room)
         self._constants = constants  # an adapter's live as long as its plan
-        self._device, self._widths = device, tuple(width for width, _ in instruction_set(isa).tiles)
+        self._device, self._widths = device, instruction_set(isa).widths
         self.parts = lower(program, device.tensor_cores)
         device.load((name for part in self.parts if not isinstance(part, range) for call in part
                      for name in call.kernels), notify)  # fmt: skip
@@ -179,7 +179,7 @@ class CudaPlan(Plan):
 
     def _shape(self, buffer: Buffer, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...]]:
         tokens = sizes.tokens if buffer.count == TOKENS else sizes.wanted
-        return tokens, buffer.ld // GROUP, self._places(buffer), self._widths
+        return tokens, buffer.ld // GROUP, self._places(buffer), self._widths(tokens)
 
     def _staged(self, buffer: Buffer, sizes: Sizes) -> NDArray[np.uint8]:
         """Memory of the host for an activation as the device has it; floats are the same there."""

@@ -242,20 +242,36 @@ class Terminal:
         self.expect("error: /nope is no command")
         self.expect("> ")
 
+    def interrupt(self, answer: str) -> None:
+        """Ctrl-C while a line is read, until `answer` is shown.
+
+        One that comes between CPython's reading of a key and its wait for the next is seen with the next signal only.
+        """
+        for _ in range(20):
+            self.type("\x03")
+            if self.shows(answer, seconds=3):
+                break
+        self.expect(answer)
+
     def expect(self, text: str, seconds: float = 60) -> str:
         """What is shown up to and with `text`."""
+        assert self.shows(text, seconds), f"{text!r} did not come, but {self._unread[-500:]!r}"
+        before, _, self._unread = self._unread.partition(text)
+        return before + text
+
+    def shows(self, text: str, seconds: float) -> bool:
+        """Whether `text` is shown within so many seconds."""
         ends = time.monotonic() + seconds
         while text not in self._unread:
-            ready = select.select([self._master], [], [], max(0.0, ends - time.monotonic()))[0]
-            assert ready, f"{text!r} did not come, but {self._unread[-500:]!r}"
+            if not select.select([self._master], [], [], max(0.0, ends - time.monotonic()))[0]:
+                return False
             try:
                 data = os.read(self._master, 65536)
             except OSError:  # Linux' way of saying that the other end is closed
                 data = b""
             assert data, f"it ended with {self._unread[-500:]!r}"
             self._unread += data.decode("utf-8", "replace")
-        before, _, self._unread = self._unread.partition(text)
-        return before + text
+        return True
 
     def close(self) -> None:
         self.process.kill()
@@ -295,8 +311,7 @@ def test_a_conversation_in_a_terminal(terminal, tmp_path) -> None:
     screen.expect("> ")
     screen.type("half a line")
     screen.expect("half a line")  # the line is being read: before that, CPython sees Ctrl-C with the next key only
-    screen.type("\x03")  # Ctrl-C
-    screen.expect("(Ctrl-D quits)")
+    screen.interrupt("(Ctrl-D quits)")
     screen.expect("> ")
     screen.type("/system\n")
     screen.expect("Be")

@@ -25,8 +25,13 @@ print(json.dumps(found))
 """
 
 
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    """No kernel of the CPU runs here: none is compiled."""
+
+
 @pytest.fixture(scope="module", params=["80", "90"])
-def compiled(request) -> tuple[str, dict[str, str]]:
+def every_ptx(request) -> tuple[str, dict[str, str]]:
     """(the compute capability, the PTX of every kernel)."""
     return request.param, json.loads(run_python("-c", PROGRAM, request.param))
 
@@ -38,8 +43,8 @@ def of(ptx: dict[str, str], *beginnings: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_products_are_the_tensor_cores(compiled) -> None:
-    _, ptx = compiled
+def test_products_are_the_tensor_cores(every_ptx) -> None:
+    _, ptx = every_ptx
     for format in ("q4", "q8"):
         for op in ("matmul", "gated"):
             for shape in ("1", "2", "4", "8", "wide"):
@@ -53,8 +58,8 @@ def test_products_are_the_tensor_cores(compiled) -> None:
 
 
 @pytest.mark.slow
-def test_attention_is_the_tensor_cores(compiled) -> None:
-    _, ptx = compiled
+def test_attention_is_the_tensor_cores(every_ptx) -> None:
+    _, ptx = every_ptx
     for op, text in of(ptx, "attention_wide", "attention_split").items():
         assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in text, op
         assert "ex2.approx.ftz.f32" in text and "shfl.sync.bfly.b32" in text, op
@@ -63,18 +68,18 @@ def test_attention_is_the_tensor_cores(compiled) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_start_while_the_one_before_ends(compiled) -> None:
+def test_kernels_start_while_the_one_before_ends(every_ptx) -> None:
     """On GPUs that can; and what other kernels write is never read as if it were constant."""
-    arch, ptx = compiled
+    arch, ptx = every_ptx
     for op, text in ptx.items():
         waits = "griddepcontrol.wait" in text and "griddepcontrol.launch_dependents" in text
         assert waits == (arch == "90" and op != "probe_mma"), op
 
 
 @pytest.mark.slow
-def test_nothing_lies_in_local_memory(compiled) -> None:
+def test_nothing_lies_in_local_memory(every_ptx) -> None:
     """But for the sums of the attention of any kind: a register array that is indexed at run time is slow."""
-    _, ptx = compiled
+    _, ptx = every_ptx
     for op, text in ptx.items():
         if op not in ("attention_f16", "attention_f32", "attention_q8"):
             assert ".local" not in text, op

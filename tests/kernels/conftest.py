@@ -1,5 +1,7 @@
 """All kernels are compiled before the first test, for every instruction set: together it takes half as long."""
 
+import os
+
 import pytest
 from kernels.harness import EMULATED, FOREIGN, ISAS
 
@@ -9,9 +11,12 @@ from lepton_edge.kernels.ops import OPS, PACKED, PROBES
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled() -> None:
-    for isa in ISAS:
-        kernels([*OPS, "walk", *PROBES], isa)
-    for isa in EMULATED:
-        kernels([*(op for op in OPS if op.startswith(("matmul", "gated"))), "quantize", "walk"], isa)
-    for isa in FOREIGN:
-        kernels([*(f"matmul_{format}" for format in PACKED), "quantize", "walk"], isa)
+    """Processes of pytest-xdist begin at different instruction sets, so that none waits for what another compiles."""
+    wanted = [(isa, [*OPS, "walk", *PROBES]) for isa in ISAS]
+    products = [*(op for op in OPS if op.startswith(("matmul", "gated"))), "quantize", "walk"]
+    wanted += [(isa, products) for isa in EMULATED]
+    wanted += [(isa, [*(f"matmul_{format}" for format in PACKED), "quantize", "walk"]) for isa in FOREIGN]
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    first = int(worker.removeprefix("gw")) * len(wanted) // int(workers)
+    for isa, ops in wanted[first:] + wanted[:first]:
+        kernels(ops, isa)

@@ -216,10 +216,10 @@ def strips(kind: Kind, widths: Sequence[int] = WIDTHS) -> Callable:
     return run
 
 
-def in_place_kernel(kind: Kind) -> Callable:
-    """All tokens and some rows where they lie.  `following`: the row that comes after these; `sums`: the thread's
-    scratch."""
-    size, chunk_of, four = kind.size, chunks(kind), strips(kind)
+def in_place_kernel(kind: Kind, widths: Sequence[int] = WIDTHS) -> Callable:
+    """All tokens, in tiles of these widths, and some rows where they lie.  `following`: the row that comes after these;
+    `sums`: the thread's scratch."""
+    size, chunk_of, four = kind.size, chunks(kind), strips(kind, widths)
     stream, pack = streaming_kernel(kind), pack_kernel(kind)
 
     @jit

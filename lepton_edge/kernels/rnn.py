@@ -10,8 +10,9 @@ from functools import partial
 from .common import F1, at, each_token, quantize_group, take
 from .layout import CANCEL, COUNTS, FIRSTS, GROUP, MATMUL_BYTES, PICKS, RECORD, SCRATCH, SCRATCH_STRIDE, SYNC
 from .matmul_packed import strip_kernel
-from .matmul_plain import product_of
+from .matmul_plain import in_place_kernel
 from .ops import PACKED, PLAIN, RECURRENT, field
+from .plain_kinds import Kind
 from .recurrent import load_left, next_token, sigmoid, state_of
 from .simd.words import (
     ISA,
@@ -78,7 +79,7 @@ def state_product(cell: str, name: str) -> Callable:
     op, count = f"{cell}_{name}", RECURRENT[cell]
     W, BIAS, N = (field(op, f) for f in ("w", "bias", "n"))
     if name in PLAIN:
-        product = product_of(name)
+        product = in_place_kernel(Kind(name), (1,))  # tiles of more tokens would only be compiled
 
         @jit
         def plain(row, h, gates):

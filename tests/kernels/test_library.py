@@ -15,7 +15,7 @@ from lepton_edge.kernels import library, machine
 from lepton_edge.kernels.machine import available, choose, instruction_set
 from lepton_edge.kernels.objects import _compile_time, _shares
 
-SETS = ("avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "neon", "generic")
+SETS = ("amx", "avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "neon", "generic")
 
 # Loads one small kernel and runs it, so that wrong code would show.
 ADDS = """
@@ -215,6 +215,7 @@ def test_choose(monkeypatch):
 @pytest.mark.parametrize("sets,fast,chosen", [
     (("avx512bf16", "avx512", "generic"), True, "avx512bf16"),
     (("avx512bf16", "avx512", "generic"), False, "avx512"),
+    (("amx", "avx512bf16", "avx512", "generic"), False, "amx"),
     (("avx512", "generic"), False, "avx512"),
     (("generic",), False, "generic"),
 ])  # fmt: skip

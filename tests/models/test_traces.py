@@ -12,7 +12,7 @@ from golden.families import BY_NAME
 
 from lepton_edge.checkpoint.store import Checkpoint
 from lepton_edge.errors import Cancelled, RequestError
-from lepton_edge.kernels.machine import available
+from lepton_edge.kernels.machine import available, instruction_set
 from lepton_edge.models.registry import spec_of
 from lepton_edge.program.reference import Reference, attended
 from lepton_edge.quant.quantize import quantize_folder
@@ -21,7 +21,7 @@ from lepton_edge.runtime import trace as module
 from lepton_edge.runtime.trace import Trace, Watch, trace
 
 TOLERANCE = 1e-5  # what the project promises of outputs; the golden numbers are sums over float32 arrays
-EXACT = next(name for name in available() if not name.endswith("bf16"))
+EXACT = next(name for name in available() if not instruction_set(name).bf16_pairs)
 GOLDEN = cache(traces.load)
 SOME = BY_NAME["qwen3_gqa"]
 

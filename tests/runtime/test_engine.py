@@ -79,7 +79,8 @@ def test_the_cache_is_as_precise_as_the_weights(format, kv_dtype):
         ({"context": 0}, RequestError, "context=0: expected an integer from 1 to 256"),
         ({"context": 257}, RequestError, "context=257"),
         ({"kv_dtype": "int8"}, RequestError, "kv_dtype='int8': expected one of f16, f32, q8"),
-        ({"isa": "avx1024"}, MachineError, "avx1024.*known are avx512bf16, avx512, avxvnni, avx2, i8mm, neon, generic"),
+        ({"isa": "avx1024"}, MachineError,
+         "avx1024.*known are amx, avx512bf16, avx512, avxvnni, avx2, i8mm, neon, generic"),
         ({"format": "q5"}, RequestError, "no weight format 'q5'"),
     ],
 )

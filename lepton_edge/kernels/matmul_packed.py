@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .common import at, copy_of, count, quantize_row, scratch_of, take
+from .common import GRID, GRID_TOKENS, at, copy_of, count, quantize_row, scratch_of, take
 from .elementwise import activate_groups
 from .experts import each_expert, row_of, weight_of
-from .layout import GROUP, GROUP_BYTES, RECORD, THREADS
+from .layout import GRID_BLOCKS, GROUP, GROUP_BYTES, RECORD, THREADS
 from .matmul_grid import grid_strip
 from .ops import field
 from .register_tile import finish
@@ -104,8 +104,10 @@ def strips_of(name: str) -> Callable:
 
 
 @jit
-def panel_of(context, blocks, block_bytes):
+def panel_of(context, tokens, blocks, block_bytes):
     """Blocks in a panel: an even number, so that a panel's rows are whole groups of the result's columns."""
+    if GRID and tokens >= GRID_TOKENS:
+        return GRID_BLOCKS  # no more, so that what a gate takes of the result is still in L2
     panel = max(1, min(blocks // (at(context, THREADS) * 4), PANEL_BYTES // block_bytes))
     return panel + (panel & 1)
 
@@ -156,7 +158,7 @@ def matmul(name: str) -> Callable:
             experts(row, context, thread, at(row, ORDER), x, tokens)
             return
         w, blocks, block_bytes = at(row, W), at(row, BLOCKS), at(row, BLOCK_BYTES)
-        size, scratch = panel_of(context, blocks, block_bytes), scratch_of(context, thread)
+        size, scratch = panel_of(context, tokens, blocks, block_bytes), scratch_of(context, thread)
         b0 = take(row, context, size)
         while b0 < blocks:
             following = take(row, context, size)  # so early that its weights can be fetched
@@ -213,7 +215,7 @@ def gated_matmul(name: str) -> Callable:
             experts(row, context, thread, at(row, ORDER), x, tokens)
             return
         w, up_w, blocks, block_bytes = at(row, W), at(row, UP_W), at(row, BLOCKS), at(row, BLOCK_BYTES)
-        size, scratch = panel_of(context, blocks, block_bytes), scratch_of(context, thread)
+        size, scratch = panel_of(context, tokens, blocks, block_bytes), scratch_of(context, thread)
         b0 = take(row, context, size)
         while b0 < blocks:
             following = take(row, context, size)

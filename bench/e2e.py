@@ -16,8 +16,8 @@ llama-bench, from the sdist of llama-cpp-python (pip download --no-deps --no-bin
     cmake -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
     cmake --build build --target llama-bench llama-batched-bench
 
-On a CPU with AMX, GCC 12 drops the stores to `tc` before `_tile_loadconfig(&tc)` in ggml/src/ggml-cpu/amx/mmq.cpp, and the
-program dies of an illegal instruction: put `asm volatile("" :: "r"(&tc) : "memory");` before that line.
+On a CPU with AMX, GCC 12 drops the stores to `tc` before `_tile_loadconfig(&tc)` in ggml/src/ggml-cpu/amx/mmq.cpp, and
+the program dies of an illegal instruction: put `asm volatile("" :: "r"(&tc) : "memory");` before that line.
 
 A second build, for --llama-bench-avx2, has AVX2 and no AVX512 on any machine:
 

@@ -11,7 +11,7 @@ from typing import Any
 from .attention_bias import LOG2E, start_bends, start_row_bends
 from .attention_chunk import LOWEST, QUERY_ROWS, narrow_kernel, record_width, wide_kernel
 from .cache import Cache, cache, groups_of, page_of
-from .common import F0, F1, at, count, get_f32, quantize_group, quantize_row, small, take
+from .common import F0, F1, at, count, get_f32, quantize_group, quantize_row, scratch_of, small, take
 from .layout import (
     BENDS,
     COUNTS,
@@ -27,8 +27,6 @@ from .layout import (
     PARTIALS,
     POSITIONS,
     RECORD,
-    SCRATCH,
-    SCRATCH_STRIDE,
     SLOTS,
     SPLIT_ITEMS,
     STATE,
@@ -408,7 +406,7 @@ def attention(name: str) -> Callable:
         first, tokens = get_i64(tile), get_i64(tile + 8)
         padded, rows = row_bytes(d) // size, tokens * group
         chunks = (rows + QUERY_ROWS - 1) // QUERY_ROWS
-        scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        scratch = scratch_of(context, thread)
         scores, decay, limits, bends, keys, values, scales, q, final, final_state = places(
             scratch, chunks, groups_of(d) * GROUP
         )

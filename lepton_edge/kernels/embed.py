@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from .common import F0, F1, at, each_token, get_f32
-from .layout import BLOCK, GROUP, IDS, POSITIONS, Q4_GROUP, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE, SEGMENTS
+from .common import F0, F1, at, each_token, get_f32, scratch_of
+from .layout import BLOCK, GROUP, IDS, POSITIONS, Q4_GROUP, Q8_GROUP, SCALES, SEGMENTS
 from .ops import BY_ID, BY_POSITION, field
 from .simd.words import (
     add,
@@ -52,7 +52,7 @@ def lookup(op: str, copy: Callable) -> Callable:
         source = at(context, IDS if by == BY_ID else POSITIONS if by == BY_POSITION else SEGMENTS)
         to = y
         if at(row, ACCUMULATE) != 0:
-            to = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+            to = scratch_of(context, thread)
         copy(at(row, W), get_i64(source + 8 * t) + at(row, OFFSET), to, n, at(row, GROUPS), at(row, BLOCK_BYTES))
         for i in range(n, ld):
             put_f32(to + i * 4, F0)

@@ -8,8 +8,8 @@ ordinary product over a few rows, which reads them once for all of them.  Expert
 
 from collections.abc import Callable
 
-from .common import F0, F1, at, copy_of, count, each_token, quantize_row, small, take
-from .layout import GROUP, PAIR, RECORD, SCRATCH, SCRATCH_STRIDE, THREADS
+from .common import F0, F1, at, copy_of, count, each_token, quantize_row, scratch_of, small, take
+from .layout import GROUP, PAIR, RECORD, THREADS
 from .ops import field
 from .simd.words import (
     add,
@@ -121,7 +121,7 @@ def route(row, context, thread):
     pairs = tokens * top_k
     first = own(context, thread) * pairs
     shares, places = at(row, ROUTE_SHARES) + 4 * first, at(row, ROUTE_PLACES) + 4 * first
-    counts = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+    counts = scratch_of(context, thread)
     weights = counts + 8 * experts
     for e in range(experts):
         put_i64(counts + 8 * e, -1)

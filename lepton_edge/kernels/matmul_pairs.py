@@ -125,28 +125,34 @@ turn, one_lot, two_lots = word(_turn, void, *[i64] * 4), rows_word(1), rows_word
 
 
 @jit
+def pass_one(x, w, apart, tokens, rows, steps, y, ldy, edge):
+    """At most 16 tokens over at most 32 rows; by way of `edge` where a lot is not whole."""
+    ragged, to, ld = tokens < TILE or rows % TILE != 0, y, ldy
+    if ragged:
+        move(y, ldy, edge, EDGE, tokens, rows)
+        to, ld = edge, EDGE
+    if rows > TILE:
+        one_two(x, w, apart, steps, to, ld)
+    else:
+        one_one(x, w, apart, steps, to, ld)
+    if ragged:
+        move(edge, EDGE, y, ldy, tokens, rows)
+
+
+@jit
 def pass_over(x, w, tokens, rows, steps, y, ldy, edge):
     """All tokens over at most 32 rows."""
-    apart, whole, lots = steps * STEP, rows % TILE == 0, tokens // TILE
-    for lot in range(0, (tokens + TILE - 1) // TILE, 2):
-        for t in range(lot, min(lot + 2, (tokens + TILE - 1) // TILE)):
-            xt, yt, here = x + t * apart, y + t * TILE * ldy, min(TILE, tokens - t * TILE)
-            if whole and lot + 2 <= lots:
-                if t == lot and rows > TILE:
-                    two_two(xt, w, apart, steps, yt, ldy)
-                elif t == lot:
-                    two_one(xt, w, apart, steps, yt, ldy)
-                continue
-            to, ld = yt, ldy
-            if not whole or here < TILE:
-                move(yt, ldy, edge, EDGE, here, rows)
-                to, ld = edge, EDGE
-            if rows > TILE:
-                one_two(xt, w, apart, steps, to, ld)
-            else:
-                one_one(xt, w, apart, steps, to, ld)
-            if not whole or here < TILE:
-                move(edge, EDGE, yt, ldy, here, rows)
+    apart, t = steps * STEP, 0
+    while t < tokens:
+        xt, yt, width = x + t // TILE * apart, y + t * ldy, 2 * TILE
+        if t + width > tokens or rows % TILE != 0:
+            width = TILE
+            pass_one(xt, w, apart, min(TILE, tokens - t), rows, steps, yt, ldy, edge)
+        elif rows > TILE:
+            two_two(xt, w, apart, steps, yt, ldy)
+        else:
+            two_one(xt, w, apart, steps, yt, ldy)
+        t += width
 
 
 def pair_kernel(kind: Kind) -> Callable:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .common import at, copy_of, count, take
+from .common import at, copy_of, count, scratch_of, take
 from .experts import each_expert, row_of, weight_of
-from .layout import SCRATCH, SCRATCH_STRIDE, THREADS
+from .layout import THREADS
 from .matmul_pairs import TILE as PAIR_ROWS
 from .matmul_pairs import pair_kernel
 from .matmul_panel import ROWS as TILE_ROWS
@@ -297,12 +297,12 @@ def product_of(name: str) -> Callable:
 def matmul(name: str) -> Callable:
     """The kernel of op `matmul_<name>`: panels of rows are shared out."""
     op, size, product, kind = f"matmul_{name}", SIZES[name], product_of(name), Kind(name)
-    many, most, in_lots, lot = kind.many, kind.share, kind.grid, 2 * PAIR_ROWS if kind.grid else TILE_ROWS
+    many, most, lot = kind.many, kind.share, 2 * PAIR_ROWS if kind.grid else TILE_ROWS
     X, W, Y, LDY, N, BIAS, ACCUMULATE, OWN, LDX, COLUMNS, ORDER, TOP_K = (field(op, f) for f in ROW_FIELDS)
 
     @jit
     def panel(row, context, thread, tokens, x, y, bias, w, r, share, following):
-        columns, scratch = at(row, COLUMNS), at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        columns, scratch = at(row, COLUMNS), scratch_of(context, thread)
         product(tokens, x, at(row, LDX) * 4, w + r * columns * size, columns, y + r * 4, at(row, LDY) * 4,
                 bias + r * 4 if bias != 0 else 0, at(row, ACCUMULATE), min(share, at(row, N) - r), following,
                 scratch)  # fmt: skip
@@ -331,7 +331,7 @@ def matmul(name: str) -> Callable:
             return
         n = at(row, N)
         share = n // (at(context, THREADS) * 3)
-        if tokens < many and not in_lots:
+        if tokens < many:
             share = max(1, min(share, SHARE_BYTES // (at(row, COLUMNS) * size)))
             share = (share + ROWS - 1) // ROWS * ROWS
         else:

@@ -19,7 +19,7 @@ class Kind:
         self.columns = ISA.lanes * (2 if self.pairs else 1)
         self.grid = self.pairs and ISA.grid
         # Tokens from which on a panel of at most `share` rows is worth transposing.
-        self.many = 16 if self.grid else 36 if self.pairs else 72
+        self.many = 0 if self.grid else 36 if self.pairs else 72
         self.share = 384 if self.grid else PANEL_ROWS
 
     def weights(self, isa: Any, address: Any, offset: int = 0, n: Any = None) -> Any:

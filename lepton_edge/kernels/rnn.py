@@ -7,8 +7,8 @@ state before; it multiplies as the other products of one token do, packed weight
 from collections.abc import Callable
 from functools import partial
 
-from .common import F1, at, each_token, quantize_group, take
-from .layout import CANCEL, COUNTS, FIRSTS, GROUP, MATMUL_BYTES, PICKS, RECORD, SCRATCH, SCRATCH_STRIDE, SYNC
+from .common import F1, at, each_token, quantize_group, scratch_of, take
+from .layout import CANCEL, COUNTS, FIRSTS, GROUP, MATMUL_BYTES, PICKS, RECORD, SYNC
 from .matmul_packed import strip_kernel
 from .matmul_plain import in_place_kernel
 from .ops import PACKED, PLAIN, RECURRENT, field
@@ -131,7 +131,7 @@ def recurrent(cell: str, name: str) -> Callable:
 
     @jit
     def kernel(row, context, thread):
-        gates = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE) + MATMUL_BYTES
+        gates = scratch_of(context, thread) + MATMUL_BYTES
         while True:
             item = take(row, context, 1)
             if item >= get_i64(at(context, COUNTS) + 32):

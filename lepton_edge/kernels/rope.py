@@ -10,8 +10,8 @@ from functools import partial as bind
 import numpy as np
 
 from .cache import cache, groups_of, page_of
-from .common import F0, F1, at, each_token, small
-from .layout import GROUP, PAGE, POSITIONS, Q8_GROUP, SCALES, SCRATCH, SCRATCH_STRIDE, SLOTS
+from .common import F0, F1, at, each_token, scratch_of, small
+from .layout import GROUP, PAGE, POSITIONS, Q8_GROUP, SCALES, SLOTS
 from .ops import OPS, field
 from .simd.words import (
     add,
@@ -198,7 +198,7 @@ def rope(name: str) -> Callable:
     def one(row, context, thread, t, tokens):
         kv_heads, d = at(row, KV_HEADS), at(row, HEAD_DIM)
         group = at(row, HEADS) // kv_heads
-        scratch = at(context, SCRATCH) + thread * at(context, SCRATCH_STRIDE)
+        scratch = scratch_of(context, thread)
         position, slot = get_i64(at(context, POSITIONS) + 8 * t), get_i64(at(context, SLOTS) + 8 * t)
         angles = at(row, TABLE) + position * at(row, ROPE_DIM) * 4
         page = page_of(context, slot, position, at(row, LAYER))
